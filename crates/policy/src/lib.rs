@@ -13,6 +13,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod attempts;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;

@@ -1,0 +1,191 @@
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use model::{ByteSize, Span};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// An address where requests come in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port, such as `0.0.0.0:8080` or `[::]:8080`. Port 0 lets the system choose one.
+    pub address: SocketAddr,
+    /// Its name in metrics and logs; the address when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Networks of proxies whose `Forwarded`, `X-Forwarded-*`, deadline, criticality and attempt headers are believed.
+    /// From anybody else these headers are removed.
+    #[serde(default)]
+    pub trusted: Vec<IpNet>,
+    /// Connections open at once, over all workers; a further one is answered 503 and closed.
+    #[serde(default = "connections_max_default")]
+    pub connections_max: u32,
+    /// How long to wait for clients.
+    #[serde(default)]
+    pub timeouts: ClientTimeouts,
+    /// Largest messages that are read.
+    #[serde(default)]
+    pub limits: MessageLimits,
+}
+
+fn connections_max_default() -> u32 {
+    100_000
+}
+
+impl Listener {
+    /// A listener at `address` with every default.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            name: None,
+            trusted: Vec::new(),
+            connections_max: connections_max_default(),
+            timeouts: ClientTimeouts::default(),
+            limits: MessageLimits::default(),
+        }
+    }
+}
+
+/// How long a client may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientTimeouts {
+    /// From the first byte of a request to the end of its head, however slowly the bytes trickle in.
+    pub head: Span,
+    /// Between two requests on one connection.
+    pub idle: Span,
+    /// Between two pieces of a request's body.
+    pub body: Span,
+    /// For the client to take a piece of the answer.
+    pub write: Span,
+}
+
+impl Default for ClientTimeouts {
+    fn default() -> Self {
+        Self {
+            head: Span::from_secs(10),
+            idle: Span::from_secs(60),
+            body: Span::from_secs(30),
+            write: Span::from_secs(30),
+        }
+    }
+}
+
+/// Largest messages that are read. Larger ones are refused, never cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MessageLimits {
+    /// Bytes of a request's head, request line and fields together. At most 64KiB.
+    pub head: ByteSize,
+    /// Header fields of a request. At most 128.
+    pub fields: u32,
+    /// Bytes of a request's body; 0 means no limit.
+    pub body: ByteSize,
+    /// Requests on one connection before it is closed; 0 means no limit.
+    pub requests_per_connection: u64,
+}
+
+impl Default for MessageLimits {
+    fn default() -> Self {
+        Self { head: ByteSize::kib(32), fields: 100, body: ByteSize::new(0), requests_per_connection: 0 }
+    }
+}
+
+/// A network such as `10.0.0.0/8`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpNet {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl IpNet {
+    /// Whether `ip` lies in the network. An IPv4 address that came mapped into IPv6 counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        fn same(a: &[u8], b: &[u8], prefix: u8) -> bool {
+            let (whole, rest) = (usize::from(prefix / 8), prefix % 8);
+            let mask = !(0xff_u8.checked_shr(rest.into()).unwrap_or(0));
+            a[..whole] == b[..whole] && (rest == 0 || (a[whole] ^ b[whole]) & mask == 0)
+        }
+        match (self.address, ip.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => same(&net.octets(), &ip.octets(), self.prefix),
+            (IpAddr::V6(net), IpAddr::V6(ip)) => same(&net.octets(), &ip.octets(), self.prefix),
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for IpNet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted =
+            || format!("`{text}` is no network; expected one such as 10.0.0.0/8, fd00::/8 or 127.0.0.1");
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| wanted())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(longest), str::parse).map_err(|_| wanted())?;
+        if prefix > longest {
+            return Err(wanted());
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl fmt::Display for IpNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl Serialize for IpNet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for IpNet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for IpNet {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "IpNet".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "A network such as 10.0.0.0/8 or fd00::/8, or one address.",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_contain_what_they_say() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(net("10.0.0.0/8").contains(ip("10.255.0.1")));
+        assert!(!net("10.0.0.0/8").contains(ip("11.0.0.1")));
+        assert!(net("192.168.4.0/22").contains(ip("192.168.7.255")));
+        assert!(!net("192.168.4.0/22").contains(ip("192.168.8.0")));
+        assert!(net("127.0.0.1").contains(ip("::ffff:127.0.0.1")));
+        assert!(net("fd00::/8").contains(ip("fdff::1")));
+        assert!(net("0.0.0.0/0").contains(ip("8.8.8.8")) && !net("0.0.0.0/0").contains(ip("::1")));
+        for bad in ["10.0.0.0/33", "10.0.0/8", "x", "10.0.0.0/-1", ""] {
+            assert!(bad.parse::<IpNet>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What a user may say about the gateway. Every key has a default unless its absence makes no sense.
+
+mod listener;
+mod process;
+mod route;
+mod service;
+
+pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
+pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
+pub use route::{
+    Action, Condition, FixedAnswer, HeaderChanges, Match, Redirect, Rewrite, Route, RouteRateLimit,
+    SplitTarget,
+};
+pub use service::{Dns, EndpointParams, FileSd, Health, HealthCheck, Service, Sticky, UpstreamTimeouts};
+
+use std::collections::BTreeMap;
+
+use model::Ratio;
+
+/// All that the gateway needs to know, as the root configuration hands it over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// Where requests come in.
+    pub listeners: Vec<Listener>,
+    /// Which request goes where; the most specific match wins, whatever the order.
+    pub routes: Vec<Route>,
+    /// The services, by name.
+    pub services: BTreeMap<String, Service>,
+    /// Retries that the whole process may add, beside the budget of each service.
+    pub retry_budget: policy::budget::RetryBudgetParams,
+    /// Bounds of the process.
+    pub limits: ProcessLimits,
+    /// The access log.
+    pub access_log: AccessLog,
+    /// How the process leaves.
+    pub drain: Drain,
+    /// Worker threads; 0 means one for each core that the process may use.
+    pub workers: u32,
+}
+
+/// The share of endpoints below which availability is thought to be misjudged, by default.
+pub(crate) fn panic_below_default() -> Ratio {
+    Ratio::percent(34)
+}
