@@ -208,6 +208,7 @@ fn a_probe_that_never_returns_does_not_wedge_it() {
 fn trap_9_our_own_refusals_do_not_count() {
     let mut bench = Bench::new(&params());
     assert_eq!(bench.calls(1_000, CallEnd::from(Verdict::Unknown)), 1_000);
+    assert_eq!(bench.calls(1_000, CallEnd::from(Verdict::Overloaded)), 1_000);
     assert_eq!(bench.state(), State::Closed);
     assert_eq!(bench.breaker.snapshot(bench.now).calls, 0);
     // As probes they neither close nor open it, and give their place back.
@@ -278,6 +279,38 @@ proptest! {
             bench.wait(100);
             calls += 1;
             prop_assert!(calls < 5_000, "it never closes");
+        }
+    }
+}
+
+proptest! {
+    /// Its staleness is bounded in calls: whatever the spread over workers, `calls_min` bad calls too many at most.
+    #[test]
+    fn opens_soon_when_everything_fails(
+        workers in 1..20usize, calls_min in 1..100u32, shards in prop::collection::vec(0..20usize, 300),
+    ) {
+        let params = BreakerParams { calls_min, ..params() };
+        let breaker = Breaker::new(&params, workers, Instant::ORIGIN);
+        let mut rng = Rng::with_seed(1);
+        let mut calls = 0;
+        for shard in shards {
+            let Ok(permit) = breaker.try_enter(shard, Instant::ORIGIN, &mut rng) else { break };
+            breaker.on_end(permit, Instant::ORIGIN, CallEnd::Failure, FAST, &mut rng);
+            calls += 1;
+        }
+        prop_assert!((calls_min..=2 * calls_min).contains(&calls), "{calls}");
+        prop_assert_eq!(breaker.state(), State::Open);
+    }
+
+    /// Below the threshold it lets everything through.
+    #[test]
+    fn stays_closed_below_the_failure_rate(percent in 0..=47u32) {
+        let mut bench = Bench::new(&BreakerParams { calls_min: 100, ..params() });
+        for call in 0..3_000 {
+            bench.wait(10);
+            // Failures spread evenly, so that no window holds a greater share of them.
+            let end = if call * percent % 100 < percent { CallEnd::Failure } else { CallEnd::Success };
+            prop_assert_eq!(bench.calls(1, end), 1);
         }
     }
 }
