@@ -157,6 +157,22 @@ fn trap_8_answers_of_an_older_generation_are_ignored() {
 }
 
 #[test]
+fn trap_8_probes_of_an_older_generation_are_ignored() {
+    let mut bench = Bench::new(&params());
+    bench.calls(20, CallEnd::Failure);
+    let (_, bad) = bench.open_time();
+    let late = [bench.enter().unwrap(), bench.enter().unwrap()];
+    bench.end(bad, CallEnd::Failure);
+    let (_, good) = bench.open_time();
+    bench.end(late[0], CallEnd::Failure);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.end(good, CallEnd::Success);
+    bench.calls(1, CallEnd::Success);
+    bench.end(late[1], CallEnd::Success);
+    assert_eq!(bench.state(), State::HalfOpen, "two good probes of this generation are not three");
+}
+
+#[test]
 fn trap_8_the_open_time_doubles_and_is_reset_only_on_evidence() {
     let mut bench = Bench::new(&params());
     bench.calls(20, CallEnd::Failure);
@@ -166,12 +182,17 @@ fn trap_8_the_open_time_doubles_and_is_reset_only_on_evidence() {
         assert!((nominal / 2..=nominal).contains(&open), "{open:?} of {nominal:?}");
         bench.end(probe, CallEnd::Failure);
     }
-    // Three good probes close it, but prove nothing: the next time it stays open as long as before.
+    // Three good probes close it, but they and a few seconds of good traffic prove nothing: the next time it stays open
+    // as long as before.
     let (_, probe) = bench.open_time();
     bench.end(probe, CallEnd::Success);
     bench.calls(2, CallEnd::Success);
     assert_eq!(bench.state(), State::Closed);
-    bench.calls(20, CallEnd::Failure);
+    for _ in 0..25 {
+        bench.wait(200);
+        bench.calls(1, CallEnd::Success);
+    }
+    bench.calls(40, CallEnd::Failure);
     let (open, probe) = bench.open_time();
     assert!(open >= Duration::from_secs(15), "{open:?}");
     // A whole window of good traffic does.
