@@ -232,7 +232,12 @@ mod tests {
     fn gaps() -> impl Strategy<Value = Vec<u64>> {
         let any = (0..4_000u64, 0..300u64).prop_map(|(long, short)| [long, short]);
         let step = (700..1_000u64, 0..20u64).prop_map(|(part, more)| [part, 1_000 - part + more]);
-        let pairs = prop_oneof![prop::collection::vec(any, 1..100), prop::collection::vec(step, 1..100),];
+        let short = (0..300u64, 0..300u64).prop_map(|(one, other)| [one, other]);
+        let pairs = prop_oneof![
+            prop::collection::vec(any, 1..100),
+            prop::collection::vec(step, 1..100),
+            prop::collection::vec(short, 1..150),
+        ];
         pairs.prop_map(|pairs| pairs.into_flattened())
     }
 
