@@ -259,7 +259,11 @@ impl State {
         let Some(index) = self.index(target) else { return };
         match notice {
             Notice::Failing { .. } => self.on_streak(index, moment),
-            Notice::LameDuck { .. } => self.on_lame_duck(index, "an answer said so", moment),
+            // A late notice must not bring back a mark that was lifted meanwhile.
+            Notice::LameDuck { .. } if self.members[index].untold_lame_duck() => {
+                self.on_lame_duck(index, "an answer said so", moment);
+            }
+            Notice::LameDuck { .. } => {}
         }
     }
 
@@ -267,6 +271,9 @@ impl State {
     pub(super) fn poll_checks(&mut self, now: Instant) -> Vec<Due> {
         let Some(health) = &self.params.health else { return Vec::new() };
         let room = CHECKS_MAX.saturating_sub(self.asking());
+        if room == 0 {
+            return Vec::new();
+        }
         let mut due = Vec::new();
         for member in &mut self.members {
             let Some(opinion) = member.health.as_ref().filter(|_| !member.asking) else { continue };
