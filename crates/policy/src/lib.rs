@@ -20,15 +20,20 @@ pub mod budget;
 pub mod bulkhead;
 pub mod ejection;
 pub mod endpoint;
+mod fading;
 pub mod fleet;
 pub mod health;
 pub mod hedge;
 pub mod rate_limit;
+pub mod report;
 pub mod slow_start;
+pub mod split;
+pub mod sticky;
 pub mod subset;
 
-pub use endpoint::{Ended, Endpoint, Report, Unavailable};
+pub use endpoint::{Ended, Endpoint, Totals, Unavailable};
 pub use fleet::Fleet;
+pub use report::Report;
 
 /// The random generator that decisions draw from. Seeded by the caller; see [`seed`].
 pub type Rng = fastrand::Rng;
