@@ -4,4 +4,6 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod discover;
+pub mod health;
 pub mod service;

@@ -25,7 +25,8 @@ impl Running {
     }
 
     async fn until(&mut self, wanted: impl FnMut(&Discovery) -> bool) -> Discovery {
-        self.discovery.wait_for(wanted).await.unwrap().clone()
+        let seen = tokio::time::timeout(Duration::from_secs(30), self.discovery.wait_for(wanted)).await;
+        seen.expect("the awaited state within 30 s").unwrap().clone()
     }
 
     /// Waits until the set is `wanted` (names, addresses and weights as [`show`] prints them).

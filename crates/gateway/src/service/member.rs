@@ -171,7 +171,7 @@ impl Member {
             why: shown.why.clone(),
         };
         EndpointStatus {
-            name: Arc::clone(&self.name),
+            name: self.name.to_string(),
             address: self.target.address,
             weight: endpoint.weight(),
             available: endpoint.available(),

@@ -13,15 +13,16 @@ mod state;
 mod status;
 
 #[cfg(test)]
-//mod tests;
-
+mod state_tests;
+#[cfg(test)]
+mod tests;
 pub use clock::Clock;
 pub use control::Control;
 pub use events::{Event, What};
 pub use services::Services;
 pub use status::{
-    BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus, ServiceStatus,
-    reason_name,
+    BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus,
+    ServiceStatus, reason_name,
 };
 
 use std::net::SocketAddr;

@@ -10,10 +10,12 @@ use policy::budget::RetryBudget;
 use policy::bulkhead::Bulkhead;
 use policy::ejection::{Action, Decision, Ejector, Headcount};
 use policy::health::Change;
+use policy::subset::SubsetParams;
 use policy::{Fleet, Rng, Unavailable, balance};
 
 use super::events::{Event, Events, What};
 use super::member::{LAME_DUCK_LAPSE, Member};
+use super::services::Process;
 use super::status::{BreakerStatus, BulkheadStatus, DiscoveryStatus, ServiceStatus, force_name};
 use super::{Notice, View};
 use crate::config;
@@ -46,6 +48,8 @@ pub(super) struct Due {
 pub(super) struct State {
     params: Arc<config::Service>,
     workers: usize,
+    /// A hash of the host's name.
+    host: u64,
     rng: Rng,
     /// What the source knows, the endpoints outside this process's subset included.
     discovery: Discovery,
@@ -65,15 +69,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(
-        name: Arc<str>,
-        params: Arc<config::Service>,
-        workers: usize,
-        now: Instant,
-        seed: u64,
-    ) -> Self {
+    pub(super) fn new(name: Arc<str>, params: Arc<config::Service>, process: Process, now: Instant) -> Self {
+        let Process { workers, host, seed } = process;
         Self {
             workers,
+            host,
             rng: Rng::with_seed(policy::seed(seed, &name)),
             discovery: Discovery::default(),
             source: String::new(),
@@ -135,7 +135,12 @@ impl State {
         if mem::replace(&mut self.panicking, fleet.panicking()) != self.panicking {
             let available = self.members.iter().filter(|member| member.endpoint().available()).count();
             let what = if self.panicking { What::PanicEntered } else { What::PanicLeft };
-            self.tell(None, what, format!("{available} of {} endpoints available", self.members.len()), moment);
+            self.tell(
+                None,
+                what,
+                format!("{available} of {} endpoints available", self.members.len()),
+                moment,
+            );
         }
         let balancer = balance::build(&self.params.balance, &fleet, moment.now, self.rng.u64(..));
         View {
@@ -168,7 +173,7 @@ impl State {
         let Some(set) = self.discovery.set.clone() else { return };
         let mut before: VecDeque<Member> = mem::take(&mut self.members).into();
         let (mut joined, mut changed) = (Vec::new(), false);
-        for found in subset(&self.params, &set) {
+        for found in subset(&self.params.subset, self.host, &set) {
             // Sets mostly come in the same order, so that the search ends at once.
             let known = before.iter().position(|member| member.is(found));
             let member = known.and_then(|position| {
@@ -233,7 +238,8 @@ impl State {
         if new.health != old.health {
             let checks = new.health.as_ref();
             for member in &mut self.members {
-                member.health = checks.map(|health| policy::health::Health::new(&health.timing, now, &mut self.rng));
+                member.health =
+                    checks.map(|health| policy::health::Health::new(&health.timing, now, &mut self.rng));
                 member.asking = false;
             }
             self.mark_all(Unavailable::Unhealthy, false, rejudged, moment);
@@ -366,7 +372,7 @@ impl State {
         self.events.to_vec()
     }
 
-    pub(super) fn status(&self, name: Arc<str>, now: Instant) -> ServiceStatus {
+    pub(super) fn status(&self, name: &str, now: Instant) -> ServiceStatus {
         let Discovery { set, trouble, failures } = &self.discovery;
         let balance = serde_json::to_value(&self.params.balance).unwrap_or_default();
         let balancer = match &balance {
@@ -375,12 +381,12 @@ impl State {
             _ => String::new(),
         };
         ServiceStatus {
-            name,
+            name: name.to_owned(),
             version: self.version,
             discovery: DiscoveryStatus {
                 source: self.source.clone(),
                 known: set.as_ref().map_or(0, |set| set.len()),
-                trouble: trouble.clone(),
+                trouble: trouble.as_deref().map(str::to_owned),
                 failures: *failures,
             },
             balancer,
@@ -414,10 +420,8 @@ impl State {
 
     fn on_streak(&mut self, index: usize, moment: Moment) {
         let serving = |member: &&Member| member.endpoint().available();
-        let headcount = Headcount {
-            endpoints: self.members.len(),
-            serving: self.members.iter().filter(serving).count(),
-        };
+        let headcount =
+            Headcount { endpoints: self.members.len(), serving: self.members.iter().filter(serving).count() };
         let key = self.members[index].endpoint().key();
         let decision = self.ejector.on_streak(moment.now, key, headcount, &mut self.rng);
         self.decide(decision, moment);
@@ -481,7 +485,12 @@ impl State {
     }
 
     fn tell(&mut self, endpoint: Option<Arc<str>>, what: What, why: String, moment: Moment) {
-        self.events.push(Event { at: moment.at, endpoint, what, why });
+        self.events.push(Event {
+            at: moment.at,
+            endpoint: endpoint.as_deref().map(str::to_owned),
+            what,
+            why,
+        });
     }
 
     fn index(&self, target: u64) -> Option<usize> {
@@ -493,12 +502,17 @@ impl State {
     }
 
     fn next_check(&self) -> Instant {
-        let due = |member: &Member| member.health.as_ref().filter(|_| !member.asking).map(|h| h.poll_timeout());
+        let due =
+            |member: &Member| member.health.as_ref().filter(|_| !member.asking).map(|h| h.poll_timeout());
         self.members.iter().filter_map(due).min().unwrap_or(Instant::NEVER)
     }
 }
 
-fn subset<'a>(params: &config::Service, set: &'a [Discovered]) -> Vec<&'a Discovered> {
-    let _ = params;
-    set.iter().collect()
+/// The share of `set` that this process uses, in the set's order. `host` stands for this process's number if it has none.
+fn subset<'a>(params: &SubsetParams, host: u64, set: &'a [Discovered]) -> Vec<&'a Discovered> {
+    let client = params.client.map_or(host, u64::from);
+    let keys: Vec<u64> = set.iter().map(|found| policy::hash(found.name.as_bytes())).collect();
+    let mut chosen = policy::subset::subset(params, client, &keys);
+    chosen.sort_unstable();
+    chosen.into_iter().map(|position| &set[position]).collect()
 }
