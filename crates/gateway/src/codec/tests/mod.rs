@@ -1,6 +1,11 @@
 //! The rules of the codec, one test each, and the promises of its doc comments.
 
+mod bodies;
+mod properties;
 mod requests;
+mod responses;
+mod targets;
+mod writing;
 
 use super::{FieldStorage, Limits, Malformed, Method, Parsed, RequestHead, ResponseHead};
 
