@@ -19,14 +19,18 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+pub mod deadline;
 pub mod ejection;
 pub mod endpoint;
 pub mod fleet;
 pub mod health;
 pub mod hedge;
+mod histogram;
 pub mod rate_limit;
+mod sharded;
 pub mod slow_start;
 pub mod subset;
+mod window;
 
 pub use endpoint::{Ended, Endpoint, Report, Unavailable};
 pub use fleet::Fleet;
