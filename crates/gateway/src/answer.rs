@@ -186,7 +186,7 @@ pub(crate) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, after:
 
 /// Writes `HTTP/1.1 503 Service Unavailable` and the like.
 pub(crate) fn status_line(out: &mut Vec<u8>, status: u16) {
-    let _ = write!(out, "HTTP/1.1 {status} {}\r\n", crate::codec::reason_phrase(status));
+    let _ = write!(out, "HTTP/1.1 {status} {}\r\n", crate::codec::reason(status));
 }
 
 /// Ends a head.

@@ -51,18 +51,18 @@ pub(crate) async fn request(worker: Rc<Worker>, conn: Rc<Conn>) -> Next {
 }
 
 /// What became of a request.
-struct Served {
+pub(crate) struct Served {
     /// The status that the client got; 0 for none.
-    status: u16,
-    ending: Ending,
-    reason: Option<Reason>,
+    pub(crate) status: u16,
+    pub(crate) ending: Ending,
+    pub(crate) reason: Option<Reason>,
     /// From the request's first byte to the head of the answer.
-    latency: Duration,
-    attempts: u32,
-    request_bytes: u64,
-    response_bytes: u64,
-    endpoint: Option<Rc<str>>,
-    next: Next,
+    pub(crate) latency: Duration,
+    pub(crate) attempts: u32,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) endpoint: Option<Rc<str>>,
+    pub(crate) next: Next,
 }
 
 enum Head {
@@ -196,9 +196,9 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
 /// Admits the request, finds it an answer and delivers that.
 async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Served {
     let route = request.route();
-    let (view, service, head) = match &request.plan {
+    let (view, head) = match &request.plan {
         Plan::Answer { bytes, status } => return serve_fixed(worker, conn, request, bytes, *status).await,
-        Plan::Forward { view, service, head } => (view, *service, head),
+        Plan::Forward { view, head, .. } => (view, head),
     };
     let mut served = Served {
         status: 0,
@@ -237,7 +237,8 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
             return served;
         }
         Err(error) => {
-            admitted.end(now, error.fault().who == Party::Upstream, served.latency);
+            let end = if error.fault().who == Party::Upstream { CallEnd::Failure } else { CallEnd::Ignored };
+            admitted.end(now, end, served.latency);
             let refusal = error.refusal();
             return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
         }
@@ -248,16 +249,23 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         400..500 => Ending::ClientError,
         _ => Ending::ServerError,
     };
-    admitted.end(now, answer.status >= 500 && !answer.dont_retry, served.latency);
-    if worker.access_log.enabled() {
+    let end = match answer.status {
+        // A refusal further down says that there is too much load, not that the service is broken.
+        500.. if answer.dont_retry => CallEnd::Ignored,
+        500.. => CallEnd::Failure,
+        _ => CallEnd::Success,
+    };
+    admitted.end(now, end, served.latency);
+    if worker.shared.access_log.enabled() {
         served.endpoint = Some(answer.flight.target().endpoint.name().into());
     }
     if answer.upgraded {
         let Answer { stream, download, flight, .. } = answer;
-        served.next = tunnel::run(worker, conn, stream, download, flight, view.params.timeouts.tunnel.get()).await;
+        let idle = view.params.timeouts.tunnel.get();
+        let tunnel = Box::pin(tunnel::run(worker, conn, stream, download, flight, idle));
+        (served.request_bytes, served.response_bytes) = tunnel.await;
         return served;
     }
-    let _ = service;
     deliver(worker, conn, answer, &upload, view, &mut served).await;
     served
 }
@@ -281,7 +289,7 @@ impl Admitted<'_> {
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         self.end(self.worker.now(), CallEnd::Ignored, Duration::ZERO);
-        self.view.places.leave(self.worker.id);
+        self.view.bulkhead.release(self.worker.id);
     }
 }
 
@@ -304,11 +312,11 @@ async fn admit<'a>(
         .breaker
         .try_enter(worker.id, now, &mut worker.rng.borrow_mut())
         .map_err(|_| Reason::BreakerOpen)?;
-    match view.places.bulkhead.try_enter(worker.id) {
+    match view.bulkhead.try_enter(worker.id) {
         Admission::Enter => {}
         Admission::Wait => {
             let until = now.after(view.params.bulkhead.wait_max.get()).min(request.caller_deadline.instant());
-            if !view.places.wait(worker.id, worker.clock.to_runtime(until), conn, &worker.buffers).await {
+            if !view.bulkhead.wait(worker.id, worker.clock.timer(until), |cx| conn.poll_gone(cx, &worker.buffers)).await {
                 view.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, &mut worker.rng.borrow_mut());
                 return Err(Reason::BulkheadFull);
             }
@@ -319,7 +327,7 @@ async fn admit<'a>(
         }
     }
     view.retry_budget.on_request(worker.id);
-    worker.shared.retry_budget.on_request(worker.id);
+    request.local.snapshot.retry_budget.on_request(worker.id);
     Ok(Admitted { worker, view, permit: Cell::new(Some(permit)) })
 }
 
@@ -444,7 +452,7 @@ async fn find_answer(
             body_replayable: way.upload.borrow().replayable(),
             deadline_left: deadline.left(now),
         };
-        let budgets = [&*view.retry_budget, &worker.shared.retry_budget];
+        let budgets = [&*view.retry_budget, &*request.local.snapshot.retry_budget];
         let decision = decide(retry, &facts, &budgets, now, &mut worker.rng.borrow_mut());
         match decision {
             Decision::Retry { delay, .. } => {
@@ -496,7 +504,7 @@ async fn hedged(
         () = tokio::time::sleep(delay) => {}
     }
     let now = worker.tell_time();
-    let budgets = [&*view.retry_budget, &worker.shared.retry_budget];
+    let budgets = [&*view.retry_budget, &*request.local.snapshot.retry_budget];
     // Picked before paid for, so that a hedge that has nowhere to go costs nothing.
     let Ok((index, permit)) = pick(worker, request, view, tried, now) else { return first.await };
     if tried.as_slice().contains(&index) || !policy::budget::try_retry_all(&budgets, now) {
@@ -687,6 +695,9 @@ fn observe(worker: &Worker, request: &Request, served: &Served) {
         }
     }
     if let Some(line) = &request.log {
-        worker.access_log.end(worker, line, served);
+        let random = worker.rng.borrow_mut().u32(..);
+        if !worker.shared.access_log.end(line, served, worker.now(), random) {
+            worker.metrics.log_dropped.one();
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use model::{Criticality, Instant};
+use policy::budget::{RetryBudget, RetryBudgetParams};
 use policy::hedge::Hedge;
 use policy::rate_limit::RateLimiter;
 use policy::split::Split;
@@ -23,6 +24,9 @@ pub(crate) struct Snapshot {
     pub(crate) routes: Box<[RouteState]>,
     /// By the index that the router's actions name.
     pub(crate) services: Box<[Arc<Service>]>,
+    /// Bounds the retries of the whole process.
+    pub(crate) retry_budget: Arc<RetryBudget>,
+    pub(crate) retry_budget_params: RetryBudgetParams,
 }
 
 /// What a route needs beside what the router compiled.
@@ -72,12 +76,12 @@ pub(crate) fn route_state(
     let limiter = params.rate_limit.as_ref().map(|limit| {
         kept(before.is_some_and(|before| before.params.rate_limit.as_ref() == Some(limit)))
             .and_then(|before| before.limiter.clone())
-            .unwrap_or_else(|| Arc::new(RateLimiter::new(&limit.limit, now)))
+            .unwrap_or_else(|| Arc::new(RateLimiter::new(&limit.limit, policy::hash(name.as_bytes()))))
     });
     let hedge = params.hedge.as_ref().map(|hedge| {
         kept(before.is_some_and(|before| before.params.hedge.as_ref() == Some(hedge)))
             .and_then(|before| before.hedge.clone())
-            .unwrap_or_else(|| Arc::new(Hedge::new(hedge, now)))
+            .unwrap_or_else(|| Arc::new(Hedge::new(hedge, workers, now)))
     });
     let weights: Vec<u32> = params.split.iter().map(|target| target.weight).collect();
     RouteState {

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
-use policy::Ended;
+use policy::{Ended, Endpoint};
 use policy::breaker::{CallEnd, Permit};
 use tokio::net::TcpStream;
 
@@ -20,10 +20,11 @@ use super::conn::{Conn, poll_flush, poll_read};
 use super::download::{Download, DownloadError};
 use super::upload::{Upload, UploadError};
 use super::worker::Worker;
-use crate::answer::{After, Reason};
+use crate::answer::{After, Reason, Refusal};
 use crate::codec::{
     Body, FieldId, FieldStorage, Framing, Limits, Malformed, Parsed, ResponseHead, parse_response, write_decimal,
 };
+use crate::config;
 use crate::service::{Notice, Target, View};
 
 /// Why an attempt brought no answer.
@@ -51,6 +52,8 @@ pub(crate) enum AttemptError {
     BodyTooLarge,
     #[error("the client's body breaks the rule {}", .0.name())]
     BodyMalformed(Malformed),
+    #[error("no endpoint may be tried")]
+    NoEndpoint(Reason),
 }
 
 impl AttemptError {
@@ -65,6 +68,7 @@ impl AttemptError {
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::BodyMalformed(_) => (Party::Downstream, Retry::Never),
+            Self::NoEndpoint(_) => (Party::Ours, Retry::Never),
         };
         Fault { who, retry }
     }
@@ -80,6 +84,18 @@ impl AttemptError {
             Self::BodyTooLarge => Reason::BodyTooLarge,
             Self::BodyTimeout | Self::ClientGone => Reason::BodyTimeout,
             Self::BodyMalformed(_) => Reason::Malformed,
+            Self::NoEndpoint(reason) => *reason,
+        }
+    }
+
+    /// How the client is told.
+    pub(crate) fn refusal(&self) -> Refusal {
+        let refusal = Refusal::from(self.reason());
+        match self {
+            Self::Malformed(malformed) | Self::BodyMalformed(malformed) => {
+                Refusal { detail: malformed.name(), ..refusal }
+            }
+            _ => refusal,
         }
     }
 
@@ -87,6 +103,17 @@ impl AttemptError {
         match self.fault().who {
             Party::Upstream => Verdict::Failure,
             Party::Downstream | Party::Ours => Verdict::Unknown,
+        }
+    }
+}
+
+impl From<UploadError> for AttemptError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::ClientGone => Self::ClientGone,
+            UploadError::Malformed(malformed) => Self::BodyMalformed(malformed),
+            UploadError::TooLarge => Self::BodyTooLarge,
+            UploadError::Upstream => Self::Reset,
         }
     }
 }
@@ -367,6 +394,9 @@ impl Exchange<'_, '_> {
                 return Poll::Ready(Err(if arrived { AttemptError::Timeout } else { AttemptError::BodyTimeout }));
             }
             self.set_alarm();
+        } else if !self.way.conn.alarm.is_set() {
+            // The other one of two racing attempts has ended and taken the alarm with it.
+            self.set_alarm();
         }
         Poll::Pending
     }
@@ -403,11 +433,7 @@ impl Exchange<'_, '_> {
         }
         match sent {
             Poll::Ready(Err(UploadError::Upstream)) => self.write_failed = true,
-            Poll::Ready(Err(UploadError::ClientGone)) => return Err(AttemptError::ClientGone),
-            Poll::Ready(Err(UploadError::TooLarge)) => return Err(AttemptError::BodyTooLarge),
-            Poll::Ready(Err(UploadError::Malformed(malformed))) => {
-                return Err(AttemptError::BodyMalformed(malformed));
-            }
+            Poll::Ready(Err(error)) => return Err(error.into()),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         Ok(())
@@ -579,7 +605,7 @@ impl Exchange<'_, '_> {
         if let Some(sticky) = &view.params.sticky {
             let endpoint = &flight.target().endpoint;
             if request.sticky != Some(policy::sticky::id(endpoint)) {
-                crate::engine::sticky::write_cookie(sticky, endpoint, &mut out);
+                write_sticky(sticky, endpoint, &mut out);
             }
         }
         if draining {
@@ -635,6 +661,16 @@ fn copy_end_to_end(bytes: &[u8], head: &ResponseHead<'_, '_>, out: &mut Vec<u8>)
         }
     }
     runs.flush(out);
+}
+
+/// Tells the client's browser which endpoint it had.
+fn write_sticky(sticky: &config::Sticky, endpoint: &Endpoint, out: &mut Vec<u8>) {
+    let id = policy::sticky::id(endpoint);
+    let _ = write!(out, "set-cookie: {}={id:016x}; Path=/; HttpOnly; SameSite=Lax", sticky.cookie);
+    if let Some(age) = sticky.max_age {
+        let _ = write!(out, "; Max-Age={}", age.get().as_secs());
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What an answer's head tells the gateway about its endpoint.

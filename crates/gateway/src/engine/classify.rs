@@ -11,11 +11,14 @@ use super::buffers::Buffer;
 use super::conn::Conn;
 use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
-use crate::codec::{Body, Field, FieldId, Framing, Method, RequestHead, Version};
+use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
 use crate::forwarded;
 use crate::router::{Captures, CompiledAction, NotFound, Query};
 use crate::service::View;
 use crate::snapshot::{Local, RouteState};
+
+/// Longest deadline that a caller may set: beyond it a number is nonsense or an attack on timers.
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A classified request: what to do with it, for whom, until when.
 pub(crate) struct Request {
@@ -30,7 +33,6 @@ pub(crate) struct Request {
     pub(crate) after: After,
     /// What its body still owes.
     pub(crate) body: Body,
-    pub(crate) chunked: bool,
     pub(crate) body_max: u64,
     pub(crate) expects_continue: bool,
     pub(crate) upgrade: bool,
@@ -72,7 +74,7 @@ impl Request {
 
     /// Safe to send twice: defined to have one effect however often it arrives.
     pub(crate) fn idempotent(&self) -> bool {
-        self.method.idempotent()
+        self.method.is_idempotent()
     }
 }
 
@@ -90,11 +92,7 @@ fn refused(refusal: impl Into<Refusal>, head: &RequestHead<'_, '_>) -> Box<Refus
 }
 
 fn wanted_after(head: &RequestHead<'_, '_>) -> After {
-    let keep = match head.version {
-        Version::Http11 => !head.connection.close,
-        Version::Http10 => head.connection.keep_alive && !head.connection.close,
-    };
-    if keep { After::Keep } else { After::Close }
+    if head.persists() { After::Keep } else { After::Close }
 }
 
 /// Decides what `head`, the first bytes of `bytes`, asks for.
@@ -119,7 +117,7 @@ pub(crate) fn classify(
         Err(_) => return Err(refused(Reason::BadPath, head)),
     };
     let find = |name: &str| {
-        head.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+        head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
     };
     let query = Query { host: head.host, method: head.method_text, path, query: head.target.query, header: &find };
     let found = match local.snapshot.router.find(&query) {
@@ -197,16 +195,12 @@ pub(crate) fn classify(
         .or_else(|| service_view.as_ref().map(|view| view.params.timeouts.request))
         .map_or(Duration::MAX, model::Span::get);
     let criticality = facts.criticality.unwrap_or(route.criticality);
-    let log = worker.access_log.wants(route).then(|| {
+    let log = worker.shared.access_log.enabled().then(|| {
         let mut line = worker.buffers.take();
         crate::access_log::begin(&mut line, client, head, criticality, &route.name);
         line
     });
-    let (body, chunked) = match head.framing {
-        Framing::None => (Body::None, false),
-        Framing::Length(length) => (Body::length(length), false),
-        Framing::Chunked => (Body::chunked(conn.listener.trailer_max()), true),
-    };
+    let body = Body::new(head.framing, &Limits::default());
     drop(normal);
     Ok(Request {
         started,
@@ -216,7 +210,6 @@ pub(crate) fn classify(
         http11: head.version == Version::Http11,
         after: wanted_after(head),
         body,
-        chunked,
         body_max,
         expects_continue: head.expect_continue,
         upgrade: head.upgrade.is_some(),
@@ -251,11 +244,11 @@ impl Facts {
         }
         for field in head.fields {
             match field.id {
-                FieldId::SeawallDeadline => {
-                    facts.deadline = policy::deadline::parse_millis(field.value).or(facts.deadline);
+                FieldId::SeawallDeadlineMs => {
+                    facts.deadline = policy::deadline::parse_millis(field.value, DEADLINE_MAX).or(facts.deadline);
                 }
                 FieldId::GrpcTimeout => {
-                    facts.deadline = facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value));
+                    facts.deadline = facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
                 }
                 FieldId::SeawallCriticality => {
                     facts.criticality = std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
@@ -286,7 +279,7 @@ fn hash_key(
         HashKey::Header(name) => head
             .fields
             .iter()
-            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
             .map(|field| policy::hash(field.value)),
         HashKey::Cookie(name) => cookie(head.fields, name).map(policy::hash),
         HashKey::ClientAddress => Some(match client {
@@ -324,7 +317,7 @@ fn write_head(
 ) {
     out.extend_from_slice(head.method_text.as_bytes());
     out.push(b' ');
-    if head.target.is_asterisk() {
+    if head.target.form == Form::Asterisk {
         out.push(b'*');
     } else {
         compiled.write_path(path, captures, out);
@@ -344,12 +337,12 @@ fn write_head(
             id => is_dropped(id, conn.trusted),
         };
         if drop || compiled.removes_request_field(field.name) {
-            runs.end_before(field, out);
+            runs.flush(out);
         } else {
-            runs.keep(field);
+            runs.keep(field.line);
         }
     }
-    runs.end(out);
+    runs.flush(out);
 
     match head.framing {
         Framing::None => {}
@@ -359,6 +352,7 @@ fn write_head(
             out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::UntilClose => {}
     }
     if let Some(protocol) = head.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
@@ -383,35 +377,34 @@ fn write_head(
 fn is_dropped(id: FieldId, trusted: bool) -> bool {
     match id {
         FieldId::Other | FieldId::Cookie | FieldId::Date | FieldId::Server | FieldId::Via => false,
+        FieldId::SetCookie | FieldId::RetryAfter | FieldId::Trailer => false,
         FieldId::GrpcTimeout => !trusted,
-        FieldId::Authorization => false,
         _ => true,
     }
 }
 
-/// Copies fields that stay in runs as long as possible.
+/// Copies field lines that stay in runs as long as possible: neighbours in the head go out in one piece.
 pub(super) struct Runs<'b> {
-    bytes: &'b [u8],
+    head: &'b [u8],
     run: Option<(usize, usize)>,
 }
 
 impl<'b> Runs<'b> {
-    pub(super) fn over(bytes: &'b [u8]) -> Self {
-        Self { bytes, run: None }
+    /// Runs over the lines of `head`.
+    pub(super) fn over(head: &'b [u8]) -> Self {
+        Self { head, run: None }
     }
 
-    pub(super) fn keep(&mut self, field: &Field<'_>) {
-        let (start, end) = field.line;
-        self.run = Some((self.run.map_or(start, |(start, _)| start), end));
+    /// `line`, a part of the head behind all earlier ones, stays.
+    pub(super) fn keep(&mut self, line: &[u8]) {
+        let start = line.as_ptr() as usize - self.head.as_ptr() as usize;
+        self.run = Some((self.run.map_or(start, |(first, _)| first), start + line.len()));
     }
 
-    pub(super) fn end_before(&mut self, _field: &Field<'_>, out: &mut Vec<u8>) {
-        self.end(out);
-    }
-
-    pub(super) fn end(&mut self, out: &mut Vec<u8>) {
+    /// Writes the run that ends here.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
         if let Some((start, end)) = self.run.take() {
-            out.extend_from_slice(&self.bytes[start..end]);
+            out.extend_from_slice(&self.head[start..end]);
         }
     }
 }

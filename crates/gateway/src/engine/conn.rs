@@ -40,6 +40,25 @@ impl Drop for Conn {
 }
 
 impl Conn {
+    pub(crate) fn new(stream: TcpStream, peer: IpAddr, listener: Arc<ListenerState>, alarm: Rc<Alarm>) -> Self {
+        let trusted = listener.params.trusted.iter().any(|network| network.contains(peer));
+        Self {
+            stream: RefCell::new(stream),
+            peer,
+            listener,
+            trusted,
+            alarm,
+            carry: RefCell::new(None),
+            requests: Cell::new(0),
+        }
+    }
+
+    /// Whether the connection has had as many requests as it may.
+    pub(crate) fn last_request(&self) -> bool {
+        let max = self.listener.params.limits.requests_per_connection;
+        max != 0 && self.requests.get() >= max
+    }
+
     pub(crate) fn has_carry(&self) -> bool {
         self.carry.borrow().is_some()
     }

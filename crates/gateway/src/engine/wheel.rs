@@ -11,7 +11,7 @@ use std::time::Duration;
 use model::Instant;
 use tokio::sync::Notify;
 
-use super::clock::Clock;
+use crate::service::Clock;
 
 /// log2 of the tick's nanoseconds.
 const TICK_SHIFT: u32 = 23;
@@ -65,13 +65,18 @@ impl Alarm {
         self.rung.set(false);
     }
 
+    /// Whether it is going to ring.
+    pub(crate) fn is_set(&self) -> bool {
+        self.due.get() != NOWHERE
+    }
+
     fn ring(&self) {
         self.rung.set(true);
         self.wake();
     }
 
     /// Wakes the task without ringing, so that it looks at what changed.
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -162,7 +167,7 @@ impl Wheel {
                 // The wheel stood still: the ticks that passed hold nothing but the new entry.
                 continue;
             }
-            let point = clock.to_runtime(Instant::from_nanos(next << TICK_SHIFT));
+            let point = clock.timer(Instant::from_nanos(next << TICK_SHIFT));
             tokio::select! {
                 () = tokio::time::sleep_until(point) => {}
                 () = self.nudge.notified() => {}
