@@ -64,22 +64,24 @@ pub enum CallEnd {
     Success,
     /// It failed.
     Failure,
-    /// It says nothing about the callee: our own refusal, the caller went away.
+    /// It says nothing about whether calling is useless: our own refusal, the caller went away, overload.
     Ignored,
 }
 
 impl From<Verdict> for CallEnd {
-    /// An overloaded callee counts as failed: fewer calls are what it asks for.
+    /// That a callee is overloaded says that it works and can do no more: opening would take away what it still
+    /// does. Throttling answers overload; here it counts only when it is slow.
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Success => Self::Success,
-            Verdict::Overloaded | Verdict::Failure => Self::Failure,
-            Verdict::Unknown => Self::Ignored,
+            Verdict::Failure => Self::Failure,
+            Verdict::Overloaded | Verdict::Unknown => Self::Ignored,
         }
     }
 }
 
-/// Leave to make one call. Handed back to [`Breaker::on_end`] exactly once, from `Drop` where the call may be cancelled.
+/// Leave to make one call. Handed back to [`Breaker::on_end`] exactly once, from `Drop` where the call may be
+/// cancelled.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Permit {
@@ -135,14 +137,14 @@ pub struct Snapshot {
 
 /// Stops calls to a callee that fails anyway, and finds out gently when that is over.
 ///
-/// **Closed**, it counts calls over a sliding window and opens when at least `calls_min` were counted and the share of
-/// failed, or of slow, calls reaches its threshold. With `slow_after`, a call unanswered for that long counts as slow
-/// before it ends (so a callee that hangs is noticed), and so does one whose caller went away after waiting that
-/// long. Without it nobody has said how long is too long: then the attempt's time-out says it, by ending the call
-/// as a failure. **Open**, it refuses everything for a jittered time that doubles with every time it opens again.
-/// **Half-open**, it lets at most `probes_max` calls through at once; `probes_to_close` successes close it, one failed
-/// or slow probe opens it again. The doubling is taken back only once it has stayed closed for a whole window with
-/// at least `calls_min` calls: a callee that answers three probes and breaks under the traffic that follows has
+/// **Closed**, it counts calls over a sliding window and opens when at least `calls_min` were counted and the share
+/// of failed, or of slow, calls reaches its threshold. With `slow_after`, a call unanswered for that long counts as
+/// slow before it ends (so a callee that hangs is noticed), and so does one whose caller went away after waiting that
+/// long. Without it nobody has said how long is too long: then the attempt's time-out says it, by ending the call as
+/// a failure. **Open**, it refuses everything for a jittered time that doubles with every time it opens again.
+/// **Half-open**, it lets at most `probes_max` calls through at once; `probes_to_close` successes close it, one
+/// failed or slow probe opens it again. The doubling is taken back only once it has stayed closed for a whole window
+/// with at least `calls_min` calls: a callee that answers three probes and breaks under the traffic that follows has
 /// proved nothing.
 ///
 /// Every change of state begins a new generation; how calls of an older one end is ignored. A probe whose permit is

@@ -106,7 +106,8 @@ impl Bulkhead {
     }
 
     /// Asks again on behalf of a request that was told to wait; when it gets in, it no longer waits. Whose turn it
-    /// is among those who wait is the caller's to say.
+    /// is among those who wait is the caller's to say. Whoever got in wakes the next one, in case that more than one
+    /// place is free.
     #[must_use]
     pub fn try_enter_waiting(&self, shard: usize) -> bool {
         let entered = self.take(shard);

@@ -72,7 +72,7 @@ const NO_DELAY: u64 = u64::MAX;
 /// [enough samples](HedgeTimer::delay) there is no delay.
 ///
 /// Shared by all workers of the process: a sample costs one addition on the worker's own cache lines, the delay one
-/// load.
+/// load. Twice a second one sample pays for computing the delay, some microseconds.
 ///
 /// Source: Dean and Barroso, "The Tail at Scale".
 #[derive(Debug)]
@@ -128,15 +128,16 @@ impl HedgeTimer {
     }
 
     fn compute(&self) -> Option<Duration> {
-        let share = self.params.quantile.get();
-        let samples_min = SAMPLES_MIN.max((10.0 / (1.0 - share)) as u64);
-        let quantile = |share| Histogram::quantile(self.samples.iter().flatten(), share, samples_min);
+        let quantile = |share: f64| {
+            let samples_min = SAMPLES_MIN.max((10.0 / (1.0 - share)) as u64);
+            Histogram::quantile(self.samples.iter().flatten(), share, samples_min)
+        };
         let delay = match self.params.delay {
             Some(fixed) => match quantile(0.5) {
                 Quantile::AtMost(usual) if usual <= fixed.get() => fixed.get(),
                 _ => return None,
             },
-            None => match quantile(share) {
+            None => match quantile(self.params.quantile.get()) {
                 Quantile::AtMost(late) => late,
                 Quantile::OutOfRange | Quantile::TooFewSamples => return None,
             },
@@ -203,19 +204,19 @@ mod tests {
         let params = HedgeParams { delay: Some(Span::from_millis(50)), ..Default::default() };
         let timer = HedgeTimer::new(&params, 1, Instant::ORIGIN);
         assert_eq!(timer.delay(), None, "nothing is known yet");
-        hedged(&timer, 2, || Duration::from_millis(10));
+        hedged(&timer, 3, || Duration::from_millis(10));
         assert_eq!(timer.delay(), Some(Duration::from_millis(50)));
     }
 
     #[test]
     fn the_delay_follows_when_everything_becomes_slow() {
         let timer = HedgeTimer::new(&HedgeParams::default(), 1, Instant::ORIGIN);
-        hedged(&timer, 2, || Duration::from_millis(10));
+        hedged(&timer, 3, || Duration::from_millis(10));
         let before = timer.delay().unwrap();
         assert!((Duration::from_millis(10)..Duration::from_millis(12)).contains(&before), "{before:?}");
         // A tenth of the samples are slow: beyond the 95th percentile lie only slow ones.
         for step in 0..100 {
-            timer.on_latency(0, Instant::from_millis(2_000 + step * 10), Duration::from_secs(1));
+            timer.on_latency(0, Instant::from_millis(3_000 + step * 10), Duration::from_secs(1));
         }
         assert!(timer.delay().unwrap() >= Duration::from_secs(1));
     }
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn never_sooner_than_the_least_delay() {
         let timer = HedgeTimer::new(&HedgeParams::default(), 1, Instant::ORIGIN);
-        hedged(&timer, 2, || Duration::from_micros(20));
+        hedged(&timer, 3, || Duration::from_micros(20));
         assert_eq!(timer.delay(), Some(Duration::from_millis(5)));
     }
 

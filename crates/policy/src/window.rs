@@ -80,11 +80,14 @@ pub(crate) struct Counts {
     pub(crate) slow: u64,
 }
 
-/// Readings kept in a window; two more make sure that one always lies at its far end.
+/// A reading is taken every so much of the window.
 const STEPS: u64 = 10;
-const READINGS: usize = STEPS as usize + 2;
 
-/// Counts calls over a sliding window of a length between `window` and a tenth more.
+/// Two readings lie at least a step apart when another one lies between them (see [`CallWindow::advance`]), so this
+/// many always reach back to the far end of the window.
+const READINGS: usize = 2 * STEPS as usize + 2;
+
+/// Counts calls over a sliding window of a length between `window` and an eighth more.
 ///
 /// Counting is one or two relaxed additions on the worker's own cache lines. [`CallWindow::advance`] remembers a
 /// reading of all counters every tenth of the window; it and [`CallWindow::restart`] are for one thread at a time.
@@ -147,7 +150,8 @@ impl CallWindow {
     }
 
     /// Remembers a reading if a tenth of the window has passed. Called at least every `tick` while calls are counted,
-    /// before the call that leads here is counted: so whatever is read happened within a `tick` of the last time.
+    /// before the call that leads here is counted: so whatever is read happened within a `tick` of the last time, and
+    /// after a long silence the reading is dated back to when it began.
     pub(crate) fn advance(&self, now: Instant, tick: Duration) {
         let advanced = Instant::from_nanos(self.advanced.load(Relaxed));
         let taken = self.taken.load(Relaxed);
@@ -224,10 +228,23 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(10);
     const TICK: Duration = Duration::from_millis(100);
 
+    /// Silences of all kinds, among them pairs that last a step together, which put readings close to each other.
+    fn gaps() -> impl Strategy<Value = Vec<u64>> {
+        let any = (0..4_000u64, 0..300u64).prop_map(|(long, short)| [long, short]);
+        let step = (700..1_000u64, 0..20u64).prop_map(|(part, more)| [part, 1_000 - part + more]);
+        let short = (0..300u64, 0..300u64).prop_map(|(one, other)| [one, other]);
+        let pairs = prop_oneof![
+            prop::collection::vec(any, 1..100),
+            prop::collection::vec(step, 1..100),
+            prop::collection::vec(short, 1..150),
+        ];
+        pairs.prop_map(|pairs| pairs.into_flattened())
+    }
+
     proptest! {
         /// Whatever ended within the window is counted; whatever ended before it and its slack is not.
         #[test]
-        fn counts_what_ended_in_the_window(gaps in prop::collection::vec(0..4_000u64, 1..300), shards in 1..5usize) {
+        fn counts_what_ended_in_the_window(gaps in gaps(), shards in 1..5usize) {
             let window = CallWindow::new(shards, WINDOW, Instant::ORIGIN);
             let mut ended: Vec<u64> = Vec::new();
             let mut millis = 0;

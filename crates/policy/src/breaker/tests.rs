@@ -157,6 +157,22 @@ fn trap_8_answers_of_an_older_generation_are_ignored() {
 }
 
 #[test]
+fn trap_8_probes_of_an_older_generation_are_ignored() {
+    let mut bench = Bench::new(&params());
+    bench.calls(20, CallEnd::Failure);
+    let (_, bad) = bench.open_time();
+    let late = [bench.enter().unwrap(), bench.enter().unwrap()];
+    bench.end(bad, CallEnd::Failure);
+    let (_, good) = bench.open_time();
+    bench.end(late[0], CallEnd::Failure);
+    assert_eq!(bench.state(), State::HalfOpen);
+    bench.end(good, CallEnd::Success);
+    bench.calls(1, CallEnd::Success);
+    bench.end(late[1], CallEnd::Success);
+    assert_eq!(bench.state(), State::HalfOpen, "two good probes of this generation are not three");
+}
+
+#[test]
 fn trap_8_the_open_time_doubles_and_is_reset_only_on_evidence() {
     let mut bench = Bench::new(&params());
     bench.calls(20, CallEnd::Failure);
@@ -166,12 +182,17 @@ fn trap_8_the_open_time_doubles_and_is_reset_only_on_evidence() {
         assert!((nominal / 2..=nominal).contains(&open), "{open:?} of {nominal:?}");
         bench.end(probe, CallEnd::Failure);
     }
-    // Three good probes close it, but prove nothing: the next time it stays open as long as before.
+    // Three good probes close it, but they and a few seconds of good traffic prove nothing: the next time it stays open
+    // as long as before.
     let (_, probe) = bench.open_time();
     bench.end(probe, CallEnd::Success);
     bench.calls(2, CallEnd::Success);
     assert_eq!(bench.state(), State::Closed);
-    bench.calls(20, CallEnd::Failure);
+    for _ in 0..25 {
+        bench.wait(200);
+        bench.calls(1, CallEnd::Success);
+    }
+    bench.calls(40, CallEnd::Failure);
     let (open, probe) = bench.open_time();
     assert!(open >= Duration::from_secs(15), "{open:?}");
     // A whole window of good traffic does.
@@ -208,6 +229,7 @@ fn a_probe_that_never_returns_does_not_wedge_it() {
 fn trap_9_our_own_refusals_do_not_count() {
     let mut bench = Bench::new(&params());
     assert_eq!(bench.calls(1_000, CallEnd::from(Verdict::Unknown)), 1_000);
+    assert_eq!(bench.calls(1_000, CallEnd::from(Verdict::Overloaded)), 1_000);
     assert_eq!(bench.state(), State::Closed);
     assert_eq!(bench.breaker.snapshot(bench.now).calls, 0);
     // As probes they neither close nor open it, and give their place back.
@@ -278,6 +300,38 @@ proptest! {
             bench.wait(100);
             calls += 1;
             prop_assert!(calls < 5_000, "it never closes");
+        }
+    }
+}
+
+proptest! {
+    /// Its staleness is bounded in calls: whatever the spread over workers, `calls_min` bad calls too many at most.
+    #[test]
+    fn opens_soon_when_everything_fails(
+        workers in 1..20usize, calls_min in 1..100u32, shards in prop::collection::vec(0..20usize, 300),
+    ) {
+        let params = BreakerParams { calls_min, ..params() };
+        let breaker = Breaker::new(&params, workers, Instant::ORIGIN);
+        let mut rng = Rng::with_seed(1);
+        let mut calls = 0;
+        for shard in shards {
+            let Ok(permit) = breaker.try_enter(shard, Instant::ORIGIN, &mut rng) else { break };
+            breaker.on_end(permit, Instant::ORIGIN, CallEnd::Failure, FAST, &mut rng);
+            calls += 1;
+        }
+        prop_assert!((calls_min..=2 * calls_min).contains(&calls), "{calls}");
+        prop_assert_eq!(breaker.state(), State::Open);
+    }
+
+    /// Below the threshold it lets everything through.
+    #[test]
+    fn stays_closed_below_the_failure_rate(percent in 0..=47u32) {
+        let mut bench = Bench::new(&BreakerParams { calls_min: 100, ..params() });
+        for call in 0..3_000 {
+            bench.wait(10);
+            // Failures spread evenly, so that no window holds a greater share of them.
+            let end = if call * percent % 100 < percent { CallEnd::Failure } else { CallEnd::Success };
+            prop_assert_eq!(bench.calls(1, end), 1);
         }
     }
 }
