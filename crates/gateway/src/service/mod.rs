@@ -4,6 +4,26 @@
 //! workers report, and publishes a new [`View`] whenever something changed. Workers read the view that they have until they
 //! notice a newer one, one relaxed load a request.
 
+mod clock;
+mod control;
+mod events;
+mod member;
+mod services;
+mod state;
+mod status;
+
+#[cfg(test)]
+//mod tests;
+
+pub use clock::Clock;
+pub use control::Control;
+pub use events::{Event, What};
+pub use services::Services;
+pub use status::{
+    BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus, ServiceStatus,
+    reason_name,
+};
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
