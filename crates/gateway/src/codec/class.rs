@@ -4,6 +4,8 @@
 const TOKEN: u8 = 1;
 /// What may stand in a request target: visible ASCII but for `"`, `#`, `<` and `>`, which no URI holds unescaped.
 const TARGET: u8 = 2;
+/// What may stand in a path: as in a target, but without the query's `?` and without the back quote.
+const PATH: u8 = 8;
 /// What may stand in a host name: unreserved characters. Escapes and sub-delimiters, legal but unused, are not among them.
 const HOST: u8 = 4;
 
@@ -17,6 +19,9 @@ const CLASSES: [u8; 256] = {
         }
         if !in_set(byte, b"\"#<>") {
             class |= TARGET;
+            if !in_set(byte, b"?`") {
+                class |= PATH;
+            }
         }
         if byte.is_ascii_alphanumeric() || in_set(byte, b"-._~") {
             class |= HOST;
@@ -57,7 +62,14 @@ pub(super) fn target_end(bytes: &[u8], from: usize) -> usize {
     run(bytes, from, TARGET)
 }
 
+/// End of the path that a target's path and query begin with.
+#[inline]
+pub(super) fn path_end(bytes: &[u8]) -> usize {
+    run(bytes, 0, PATH)
+}
+
 /// Whether all bytes make up one host name (or an IPv4 address).
+#[inline]
 pub(super) fn is_host_name(bytes: &[u8]) -> bool {
     !bytes.is_empty() && run(bytes, 0, HOST) == bytes.len()
 }

@@ -90,8 +90,8 @@ impl Version {
 ///
 /// A head ends at its first empty line, so only the new bytes (and three before them) are looked at: call this
 /// before parsing a partial head again, so that a peer who sends byte by byte costs linear, not quadratic, work.
-/// `true` promises nothing but that parsing is worth a try. A caller that waits for `true` must still bound the
-/// bytes itself (or parse once [`Limits::head_bytes`] are there, which refuses them).
+/// `true` promises nothing but that parsing is worth a try. Parse the first bytes of a message in any case, so that
+/// what is not HTTP at all is refused at once, and parse whenever [`Limits::head_bytes`] are there, which ends it.
 #[must_use]
 pub fn may_hold_head(bytes: &[u8], seen: usize) -> bool {
     let from = seen.saturating_sub(3).min(bytes.len());

@@ -156,17 +156,18 @@ fn request<'b, 's>(
 
     storage.fields.clear();
     let facts = Facts::read(cursor, storage, limits)?;
-    let host = match facts.host {
+    let host = match facts.host.get(Malformed::HostDuplicate)? {
         Some(host) => authority(host)?,
         None if version == Version::Http11 => return Err(Malformed::HostMissing.into()),
         None => "",
     };
     let framing = facts.framing(version)?.unwrap_or(Framing::None);
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
-    if facts.expect.is_some_and(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
+    let expect = facts.expect.get(Malformed::Expect)?;
+    if expect.is_some_and(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
         return Err(Malformed::Expect.into());
     }
-    let upgrade = facts.upgrade(version);
+    let upgrade = facts.upgrade(version)?;
     if upgrade.is_some() && has_body {
         return Err(Malformed::UpgradeWithBody.into());
     }
@@ -181,7 +182,7 @@ fn request<'b, 's>(
         framing,
         connection: facts.connection,
         upgrade,
-        expect_continue: facts.expect.is_some() && has_body && version == Version::Http11,
+        expect_continue: expect.is_some() && has_body && version == Version::Http11,
     })
 }
 

@@ -22,7 +22,7 @@ pub struct ResponseHead<'b, 's> {
     pub framing: Framing,
     /// What `Connection` asks for.
     pub connection: Connection,
-    /// Protocols named by `Upgrade`, if `Connection` names it too. A 101 switches to it.
+    /// Protocol that a 101 switches to, if it names one as it must: `Upgrade`, and `Connection` naming that.
     pub upgrade: Option<&'b [u8]>,
 }
 
@@ -94,7 +94,7 @@ fn response<'b, 's>(
         fields: &storage.fields,
         framing,
         connection: facts.connection,
-        upgrade: facts.upgrade(version),
+        upgrade: if status == 101 { facts.upgrade(version)? } else { None },
     })
 }
 

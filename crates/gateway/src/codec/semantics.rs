@@ -60,15 +60,33 @@ fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim).filter(|option| !option.is_empty())
 }
 
+/// The value of a field that may stand in a head once. Whether a repetition matters is for the reader to say.
+#[derive(Default)]
+pub(super) struct Single<'b> {
+    value: Option<&'b [u8]>,
+    repeated: bool,
+}
+
+impl<'b> Single<'b> {
+    fn add(&mut self, value: &'b [u8]) {
+        self.repeated = self.value.replace(value).is_some();
+    }
+
+    /// The value, or `otherwise` if there are several, equal or not.
+    pub(super) fn get(&self, otherwise: Malformed) -> Result<Option<&'b [u8]>, Malformed> {
+        if self.repeated { Err(otherwise) } else { Ok(self.value) }
+    }
+}
+
 /// What was learnt from the fields of one head.
 #[derive(Default)]
 pub(super) struct Facts<'b> {
-    pub(super) host: Option<&'b [u8]>,
-    pub(super) length: Option<u64>,
-    pub(super) chunked: bool,
+    pub(super) host: Single<'b>,
+    pub(super) expect: Single<'b>,
     pub(super) connection: Connection,
-    pub(super) expect: Option<&'b [u8]>,
-    pub(super) upgrade: Option<&'b [u8]>,
+    upgrade: Single<'b>,
+    length: Option<u64>,
+    chunked: bool,
 }
 
 impl<'b> Facts<'b> {
@@ -98,29 +116,23 @@ impl<'b> Facts<'b> {
 
     #[inline]
     fn add(&mut self, field: &Field<'b>) -> Result<(), Malformed> {
-        let once = |slot: &mut Option<&'b [u8]>, otherwise| match slot.replace(field.value) {
-            None => Ok(()),
-            Some(_) => Err(otherwise),
-        };
         match field.id {
-            FieldId::Host => once(&mut self.host, Malformed::HostDuplicate),
-            FieldId::Expect => once(&mut self.expect, Malformed::Expect),
-            FieldId::Upgrade => once(&mut self.upgrade, Malformed::UpgradeDuplicate),
-            FieldId::Connection => self.connection.add(field.value),
-            FieldId::ContentLength if self.chunked => Err(Malformed::LengthWithCoding),
-            FieldId::ContentLength if self.length.is_some() => Err(Malformed::LengthDuplicate),
-            FieldId::ContentLength => {
-                self.length = Some(length(field.value)?);
-                Ok(())
+            FieldId::Host => self.host.add(field.value),
+            FieldId::Expect => self.expect.add(field.value),
+            FieldId::Upgrade => self.upgrade.add(field.value),
+            FieldId::Connection => self.connection.add(field.value)?,
+            FieldId::ContentLength if self.chunked => return Err(Malformed::LengthWithCoding),
+            FieldId::ContentLength if self.length.is_some() => return Err(Malformed::LengthDuplicate),
+            FieldId::ContentLength => self.length = Some(length(field.value)?),
+            FieldId::TransferEncoding if self.length.is_some() => return Err(Malformed::LengthWithCoding),
+            FieldId::TransferEncoding if self.chunked => return Err(Malformed::CodingDuplicate),
+            FieldId::TransferEncoding if !field.value.eq_ignore_ascii_case(b"chunked") => {
+                return Err(Malformed::Coding);
             }
-            FieldId::TransferEncoding if self.length.is_some() => Err(Malformed::LengthWithCoding),
-            FieldId::TransferEncoding if self.chunked => Err(Malformed::CodingDuplicate),
-            FieldId::TransferEncoding => {
-                self.chunked = field.value.eq_ignore_ascii_case(b"chunked");
-                if self.chunked { Ok(()) } else { Err(Malformed::Coding) }
-            }
-            _ => Ok(()),
+            FieldId::TransferEncoding => self.chunked = true,
+            _ => {}
         }
+        Ok(())
     }
 
     /// How the fields alone delimit a body; `None` when they say nothing.
@@ -134,8 +146,9 @@ impl<'b> Facts<'b> {
     }
 
     /// The protocols offered or chosen, where the connection may switch at all.
-    pub(super) fn upgrade(&self, version: Version) -> Option<&'b [u8]> {
-        self.upgrade.filter(|_| self.connection.upgrade && version == Version::Http11)
+    pub(super) fn upgrade(&self, version: Version) -> Result<Option<&'b [u8]>, Malformed> {
+        let upgrade = self.upgrade.get(Malformed::UpgradeDuplicate)?;
+        Ok(upgrade.filter(|_| self.connection.upgrade && version == Version::Http11))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::Malformed;
-use super::class::is_host_name;
+use super::class::{is_host_name, path_end};
 
 /// How a target was written (RFC 9112, 3.2). The fourth form, `authority`, belongs to the refused CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,15 +75,17 @@ impl<'b> Target<'b> {
         authority: Option<&'b str>,
         path_and_query: &'b str,
     ) -> Result<Self, Malformed> {
-        let (path, query) = match memchr::memchr(b'?', path_and_query.as_bytes()) {
-            Some(mark) => (&path_and_query[..mark], Some(&path_and_query[mark + 1..])),
-            None => (path_and_query, None),
-        };
+        let end = path_end(path_and_query.as_bytes());
+        let (path, rest) = path_and_query.split_at(end);
         // An absolute target may lack a path before its query; no client writes that, and refusing it keeps
-        // `path_and_query` one text. A back quote is unfit for a path only.
-        if path.is_empty() || memchr::memchr(b'`', path.as_bytes()).is_some() {
+        // `path_and_query` one text.
+        if path.is_empty() {
             return Err(Malformed::Target);
         }
+        let query = match rest {
+            "" => None,
+            rest => Some(rest.strip_prefix('?').ok_or(Malformed::Target)?),
+        };
         Ok(Self { form, scheme, authority, path, query, path_and_query })
     }
 }
@@ -102,32 +104,30 @@ fn strip_scheme(text: &str) -> Option<(Scheme, &str)> {
 /// Checks `host [":" port]`: a name of unreserved characters, an IPv4 or a bracketed IPv6 address, a port in range.
 #[inline]
 pub(super) fn authority(bytes: &[u8]) -> Result<&str, Malformed> {
-    if memchr::memchr(b'@', bytes).is_some() {
-        return Err(Malformed::Userinfo);
-    }
     let text = str::from_utf8(bytes).map_err(|_| Malformed::Host)?;
-    let port = if let Some(rest) = text.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']').ok_or(Malformed::Host)?;
-        address.parse::<Ipv6Addr>().map_err(|_| Malformed::Host)?;
-        match rest {
-            "" => None,
-            rest => Some(rest.strip_prefix(':').ok_or(Malformed::Host)?),
-        }
-    } else {
-        let (name, port) = match text.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (text, None),
-        };
-        if !is_host_name(name.as_bytes()) {
-            return Err(Malformed::Host);
-        }
-        port
-    };
-    if port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()) {
-        Ok(text)
-    } else {
-        Err(Malformed::Host)
+    if is_host_name(bytes) || is_address_or_port(text) {
+        return Ok(text);
     }
+    Err(if text.contains('@') { Malformed::Userinfo } else { Malformed::Host })
+}
+
+/// Whether this is a host with a port, or an IPv6 address with or without one.
+fn is_address_or_port(text: &str) -> bool {
+    let port = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((address, port))) if address.parse::<Ipv6Addr>().is_ok() => port,
+        Some(_) => return false,
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            if !is_host_name(name.as_bytes()) {
+                return false;
+            }
+            port
+        }
+    };
+    port.is_empty()
+        || port.strip_prefix(':').is_some_and(|digits| {
+            digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+        })
 }
 
 /// Whether a path means to every reader what its bytes say: no empty, `.` or `..` segment, no backslash, and no

@@ -1,7 +1,7 @@
 use super::{refused, request};
 use crate::codec::{
-    FieldId, FieldStorage, Form, Framing, Limits, Malformed, Method, Parsed, Version, may_hold_head,
-    parse_request,
+    FIELDS_MAX, FieldId, FieldStorage, Form, Framing, Limits, Malformed, Method, Parsed, Version,
+    may_hold_head, parse_request,
 };
 
 /// A request with `Host` and these lines.
@@ -357,5 +357,20 @@ fn names_of_refusals_are_unique_labels() {
     assert_eq!(names.len(), Malformed::ALL.len());
     assert!(
         Malformed::ALL.iter().all(|malformed| [400, 414, 417, 431, 501, 505].contains(&malformed.status()))
+    );
+}
+
+#[test]
+fn the_most_fields_allowed_stay_off_the_heap() {
+    let text = with(&"A: b\r\n".repeat(FIELDS_MAX - 1));
+    let limits = Limits { fields_max: usize::MAX, ..Limits::default() };
+    let mut storage = FieldStorage::new();
+    let parsed = parse_request(text.as_bytes(), &mut storage, &limits);
+    assert!(matches!(parsed, Ok(Parsed::Complete(head)) if head.fields.len() == FIELDS_MAX));
+    assert!(!storage.fields.spilled());
+    let text = with(&"A: b\r\n".repeat(FIELDS_MAX));
+    assert_eq!(
+        parse_request(text.as_bytes(), &mut FieldStorage::new(), &limits).err(),
+        Some(Malformed::FieldsTooMany)
     );
 }

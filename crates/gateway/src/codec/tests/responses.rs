@@ -131,3 +131,11 @@ fn refuses_a_head_that_never_ends() {
     assert_eq!(verdict(32), Err(Malformed::HeadTooLarge));
     assert_eq!(verdict(text.len()), Err(Malformed::HeadTooLarge));
 }
+
+#[test]
+fn fields_of_requests_mean_nothing_in_a_response() {
+    let text = "HTTP/1.1 426 x\r\nContent-Length: 0\r\nHost: a\r\nHost: b c\r\nExpect: luck\r\nUpgrade: a\r\nUpgrade: b\r\n\r\n";
+    response(text, Method::Get, |head| assert_eq!((head.framing, head.upgrade), (Framing::Length(0), None)));
+    let switch = "HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: a\r\nUpgrade: b\r\n\r\n";
+    assert_eq!(refused_response(switch, Method::Get), Malformed::UpgradeDuplicate);
+}
