@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
-    VariantAccess, Visitor,
+    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess, SeqAccess,
+    Unexpected, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -19,6 +19,8 @@ pub(crate) struct Refused(Box<Refusal>);
 pub(crate) struct Refusal {
     /// The innermost value that the error was seen at.
     pub(crate) node: Option<NodeId>,
+    /// Whether it is the key of that value that was refused.
+    pub(crate) key: bool,
     pub(crate) message: String,
 }
 
@@ -26,6 +28,11 @@ impl Refused {
     fn at(mut self, id: NodeId) -> Self {
         self.0.node.get_or_insert(id);
         self
+    }
+
+    fn at_key(mut self, id: NodeId) -> Self {
+        self.0.key = self.0.node.is_none();
+        self.at(id)
     }
 
     pub(crate) fn into_inner(self) -> Refusal {
@@ -43,7 +50,7 @@ impl std::error::Error for Refused {}
 
 impl de::Error for Refused {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(Box::new(Refusal { node: None, message: message.to_string() }))
+        Self(Box::new(Refusal { node: None, key: false, message: message.to_string() }))
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -100,7 +107,9 @@ impl<'t, 's> Reader<'t, 's> {
     fn visit<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
         match &self.tree.node(self.id).value {
             Value::List(items) => visitor.visit_seq(Items { reader: self, rest: items.iter() }),
-            Value::Map(entries) => visitor.visit_map(Entries { reader: self, rest: entries.iter(), value: self.id }),
+            Value::Map(entries) => {
+                visitor.visit_map(Entries { reader: self, rest: entries.iter(), value: self.id })
+            }
             Value::Scalar(scalar) => match scalar.looks() {
                 Looks::Null => visitor.visit_unit(),
                 Looks::Bool(value) => visitor.visit_bool(value),
@@ -137,12 +146,15 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
     text! { deserialize_str deserialize_string deserialize_char }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        let null = self.tree.scalar(self.id).is_some_and(|scalar| scalar.looks() == Looks::Null);
-        if null { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.tree.is_null(self.id) { visitor.visit_none() } else { visitor.visit_some(self) }
             .map_err(|error: Refused| error.at(self.id))
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refused> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Refused> {
         visitor.visit_newtype_struct(self).map_err(|error| error.at(self.id))
     }
 
@@ -153,7 +165,9 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
         visitor: V,
     ) -> Result<V::Value, Refused> {
         let outcome = match (&self.tree.node(self.id).value, self.text()) {
-            (_, Some(scalar)) => visitor.visit_enum(Variant { name: &scalar.text, id: self.id, content: None }),
+            (_, Some(scalar)) => {
+                visitor.visit_enum(Variant { name: &scalar.text, id: self.id, content: None })
+            }
             (Value::Map(entries), _) => match entries.as_slice() {
                 [Entry { key, value, .. }] if !self.dropped.contains(*value) => {
                     visitor.visit_enum(Variant { name: key, id: self.id, content: Some(self.part(*value)) })
@@ -210,7 +224,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
         let dropped = self.reader.dropped;
         let Some(entry) = self.rest.find(|entry| !dropped.contains(entry.value)) else { return Ok(None) };
         self.value = entry.value;
-        seed.deserialize(Key(&entry.key)).map_err(|error| error.at(entry.value)).map(Some)
+        seed.deserialize(Key(&entry.key)).map_err(|error| error.at_key(entry.value)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Refused> {
@@ -253,7 +267,11 @@ impl<'de> Deserializer<'de> for Key<'_> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refused> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Refused> {
         visitor.visit_newtype_struct(self)
     }
 

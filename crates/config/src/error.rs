@@ -164,7 +164,8 @@ fn snippet(lines: &Lines<'_>, (start, end): (u32, u32)) -> String {
     let first = if line.chars().count() <= LINE_SHOWN { 0 } else { column.saturating_sub(BEFORE_SHOWN) };
     let shown: String = line.chars().skip(first).take(LINE_SHOWN).map(printable).collect();
     let bytes = (end as usize).saturating_sub(line_start).min(line.len());
-    let marked = line.char_indices().filter(|(at, _)| (start as usize - line_start..bytes).contains(at)).count();
+    let marked =
+        line.char_indices().filter(|(at, _)| (start as usize - line_start..bytes).contains(at)).count();
     let marked = marked.min(LINE_SHOWN.saturating_sub(column - first)).max(1);
     let (indent, carets) = (" ".repeat(column - first), "^".repeat(marked));
     format!("{number:>5} | {}\n      | {indent}{carets}\n", shown.trim_end())

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::de::{Dropped, Reader};
+use crate::de::{Dropped, Reader, Refusal};
 use crate::error::{ERRORS_MAX, Errors, Finding};
 use crate::lookup::Lookup;
 use crate::report::{Check, Report};
@@ -63,13 +63,17 @@ where
     let verdict = validate(&tree, &shapes, &failed.iter().copied().collect::<HashSet<_>>());
     let mut dropped = Dropped::none(&tree);
     failed.iter().chain(&verdict.unreadable).for_each(|id| dropped.add(*id));
+    // Left out too, but no known key lacks its value for that.
+    let unknown: HashSet<NodeId> = verdict.unknown.into_iter().collect();
+    unknown.iter().for_each(|id| dropped.add(*id));
     findings.extend(verdict.findings);
 
-    let mut reading = Reading { tree: &tree, shapes: &shapes, dropped, findings, names_missing: verdict.names_missing };
+    let mut reading =
+        Reading { tree: &tree, shapes: &shapes, dropped, findings, names_missing: verdict.names_missing };
     let value: Option<T> = reading.read();
     let Reading { dropped, mut findings, names_missing, .. } = reading;
     if let Some(value) = value.as_ref().filter(|_| !names_missing) {
-        findings.extend(problems(value, &tree, &dropped));
+        findings.extend(problems(value, &tree, &dropped, &unknown));
     }
     match value {
         Some(value) if findings.is_empty() => Ok(Loaded { value, source, tree }),
@@ -98,37 +102,50 @@ impl Reading<'_, '_> {
                 Ok(value) => return Some(value),
                 Err(refused) => refused.into_inner(),
             };
-            self.on_refusal(refusal.node.unwrap_or(Tree::ROOT), &refusal.message);
+            self.on_refusal(&refusal);
         }
         None
     }
 
-    fn on_refusal(&mut self, id: NodeId, message: &str) {
+    fn on_refusal(&mut self, refusal: &Refusal) {
+        let id = refusal.node.unwrap_or(Tree::ROOT);
         // A collection without one of its parts may be refused for that alone.
         let innocent = self.is_withheld(id)
             || self.tree.parts(id).any(|part| self.dropped.contains(part) || self.is_withheld(part));
         self.dropped.add(id);
         self.names_missing |= self.tree.scalar(id).is_none();
-        if innocent {
-            return;
+        if !innocent {
+            self.findings.push(self.refused(id, refusal));
         }
+    }
+
+    fn refused(&self, id: NodeId, refusal: &Refusal) -> Finding {
         let (tree, steps) = (self.tree, self.tree.steps(id));
-        let substituted = tree.scalar(id).is_some_and(|scalar| scalar.style == Style::Substituted);
         let about = self.shapes.locate(&steps).and_then(|shape| self.shapes.describe(shape));
-        let about = about.unwrap_or_else(|| "see the reference of its key".to_owned());
+        let about = about
+            .map_or_else(|| "see the reference of its key".to_owned(), |about| format!("wanted: {about}"));
         let place = if steps.is_empty() { "the file".to_owned() } else { Path(&steps).to_string() };
-        let refused = match tree.scalar(id) {
-            Some(_) => format!("{} is not accepted for {place}", tree.shown(id)),
-            None => format!("{place} is not accepted"),
+        let key = tree.key_of(id).filter(|_| refusal.key);
+        let refused = match (key, tree.scalar(id)) {
+            (Some(_), _) => format!("the key of {place} is not accepted"),
+            (None, Some(_)) => format!("{} is not accepted for {place}", tree.shown(id)),
+            (None, None) => format!("{place} is not accepted"),
         };
-        let (message, remedy) = if message.starts_with("expected ") {
-            (refused, message.to_owned())
+        let substituted = tree.scalar(id).is_some_and(|scalar| scalar.style == Style::Substituted);
+        let (message, remedy) = if refusal.message.starts_with("expected ") {
+            (refused, refusal.message.clone())
         } else if substituted {
+            // What the type says may show the value in a form that cannot be recognised.
             (refused, about)
         } else {
-            (format!("{refused}: {message}"), about)
+            (format!("{refused}: {}", refusal.message), about)
         };
-        self.findings.push(Finding::at(tree, id, message, remedy));
+        let mut finding = Finding::at(tree, id, message, remedy);
+        if let Some(entry) = key {
+            finding.range = Some(entry.key_range);
+            finding.value = Some(entry.key.clone().into_owned());
+        }
+        finding
     }
 
     fn is_withheld(&self, id: NodeId) -> bool {
@@ -136,16 +153,24 @@ impl Reading<'_, '_> {
     }
 }
 
-/// What [`Check`] finds, without what it finds only because something was left out.
-fn problems<T: Check>(value: &T, tree: &Tree<'_>, dropped: &Dropped) -> Vec<Finding> {
+/// What [`Check`] finds, without what it may have found only because something was left out: at a value that was
+/// left out, at a collection that lacks something, and beside a known key whose value was left out.
+fn problems<T: Check>(
+    value: &T,
+    tree: &Tree<'_>,
+    dropped: &Dropped,
+    unknown: &HashSet<NodeId>,
+) -> Vec<Finding> {
     let mut problems = Vec::new();
     value.check(&mut Report::new(&mut problems));
-    let any_dropped = |id: NodeId| tree.parts(id).any(|part| dropped.contains(part));
+    let lacks = |id: NodeId| tree.parts(id).any(|part| dropped.contains(part));
     let mut findings = Vec::new();
     for problem in problems.into_iter().take(ERRORS_MAX + 1) {
         let (id, entry, whole) = tree.follow(&problem.steps);
-        let siblings_dropped = whole && entry.is_some() && any_dropped(tree.node(id).parent);
-        if dropped.contains(id) || any_dropped(id) || siblings_dropped {
+        let mut beside = entry.into_iter().flat_map(|_| tree.parts(tree.node(id).parent));
+        let beside_dropped = beside.any(|part| dropped.contains(part) && !unknown.contains(&part));
+        let incomplete = tree.scalar(id).is_none() && (lacks(id) || tree.parts(id).any(lacks));
+        if dropped.contains(id) || incomplete || beside_dropped {
             continue;
         }
         let path = Path(&problem.steps).to_string();

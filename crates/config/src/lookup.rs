@@ -67,7 +67,9 @@ impl Lookup for Environment {
             return Answer::Withheld;
         }
         let mut bytes = Vec::new();
-        if let Err(error) = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)) {
+        if let Err(error) =
+            File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        {
             return Answer::Failed(error.to_string());
         }
         if bytes.len() as u64 > FILE_BYTES_MAX {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use granit_parser::{Event, Parser, ScalarStyle, ScanError};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError};
 
 use crate::error::{ERRORS_MAX, Finding};
 use crate::source::{SOURCE_BYTES_MAX, Source};
@@ -36,7 +36,9 @@ pub(crate) fn parse<'s>(source: &'s Source, findings: &mut Vec<Finding>) -> Resu
         let range = span.byte_range().map_or((0, 0), |range| (range.start as u32, range.end as u32));
         builder.on_event(event, range, findings)?;
     }
-    if builder.tree.nodes.is_empty() {
+    let empty = builder.tree.nodes.is_empty() || builder.tree.is_null(Tree::ROOT);
+    if empty {
+        builder.tree.nodes.clear();
         builder.push(Value::Map(Vec::new()), (0, 0));
     }
     Ok(builder.tree)
@@ -92,17 +94,30 @@ impl<'s> Builder<'s> {
         }
     }
 
-    fn on_event(&mut self, event: Event<'s>, range: (u32, u32), findings: &mut Vec<Finding>) -> Result<(), Finding> {
+    fn on_event(
+        &mut self,
+        event: Event<'s>,
+        range: (u32, u32),
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), Finding> {
         if let Some(tag) = event.tag() {
             let message = format!("the tag {} is not supported", quoted(&tag.original()));
-            findings.push(self.finding(range, message, "remove it; put a value that shall be a string into quotes"));
+            findings.push(self.finding(
+                range,
+                message,
+                "remove it; put a value that shall be a string into quotes",
+            ));
         }
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
                 if self.documents > 1 {
                     let message = "a second document starts here".to_owned();
-                    return Err(self.finding(range, message, "keep one document in the file and remove `---`"));
+                    return Err(self.finding(
+                        range,
+                        message,
+                        "keep one document in the file and remove `---`",
+                    ));
                 }
             }
             Event::Scalar(text, style, anchor, _) => {
@@ -116,8 +131,12 @@ impl<'s> Builder<'s> {
                     self.anchors.insert(anchor, Anchored { id, size, height: 0 });
                 }
             }
-            Event::SequenceStart(_, anchor, _) => self.start(Value::List(Vec::new()), anchor, range, findings)?,
-            Event::MappingStart(_, anchor, _) => self.start(Value::Map(Vec::new()), anchor, range, findings)?,
+            Event::SequenceStart(_, anchor, _) => {
+                self.start(Value::List(Vec::new()), anchor, range, findings)?
+            }
+            Event::MappingStart(_, anchor, _) => {
+                self.start(Value::Map(Vec::new()), anchor, range, findings)?
+            }
             Event::SequenceEnd | Event::MappingEnd => self.end(range),
             Event::Alias(anchor) => self.on_alias(anchor, range, findings)?,
             _ => {}
@@ -126,9 +145,9 @@ impl<'s> Builder<'s> {
     }
 
     fn awaits_key(&self) -> bool {
-        self.open.last().is_some_and(|open| {
-            open.key.is_none() && matches!(self.tree.node(open.id).value, Value::Map(_))
-        })
+        self.open
+            .last()
+            .is_some_and(|open| open.key.is_none() && matches!(self.tree.node(open.id).value, Value::Map(_)))
     }
 
     fn on_key(&mut self, text: Cow<'s, str>, style: ScalarStyle, range: (u32, u32)) -> Result<(), Finding> {
@@ -150,7 +169,11 @@ impl<'s> Builder<'s> {
     ) -> Result<(), Finding> {
         if self.awaits_key() {
             let message = "a key must be a plain word, not a list or a map".to_owned();
-            return Err(self.finding(range, message, "if it is meant to be text, such as `${NAME}`, put it into quotes"));
+            return Err(self.finding(
+                range,
+                message,
+                "if it is meant to be text, such as `${NAME}`, put it into quotes",
+            ));
         }
         if self.open.len() >= DEPTH_MAX {
             return Err(self.too_deep(range));
@@ -176,7 +199,12 @@ impl<'s> Builder<'s> {
         }
     }
 
-    fn on_alias(&mut self, anchor: usize, range: (u32, u32), findings: &mut Vec<Finding>) -> Result<(), Finding> {
+    fn on_alias(
+        &mut self,
+        anchor: usize,
+        range: (u32, u32),
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), Finding> {
         if self.awaits_key() {
             return Err(self.finding(range, "an alias cannot be a key".to_owned(), "write the key itself"));
         }
@@ -242,21 +270,16 @@ impl<'s> Builder<'s> {
         } else {
             !open.seen.insert(key.clone())
         };
-        let merge = key == "<<";
-        if !duplicate && !merge {
+        if !duplicate {
             return entries.push(Entry { key, key_range, value: id });
         }
         if findings.len() > ERRORS_MAX {
             return;
         }
-        let first = entries.iter().find(|entry| entry.key == key).map(|entry| entry.key_range.0 as usize);
-        let (message, remedy) = match first {
-            Some(first) if !merge => {
-                let line = 1 + self.tree.text[..first].matches('\n').count();
-                (format!("key {} stands here a second time", quoted(&key)), format!("it is already on line {line}: remove one"))
-            }
-            _ => ("merge keys (`<<`) are not supported".to_owned(), "write the keys out, or alias a whole value".to_owned()),
-        };
+        let first = entries.iter().find(|entry| entry.key == key).map_or(key_range, |entry| entry.key_range);
+        let line = 1 + self.tree.text[..first.0 as usize].matches('\n').count();
+        let message = format!("key {} stands here a second time", quoted(&key));
+        let remedy = format!("it is already on line {line}: remove one");
         let mut steps = self.tree.steps(self.open.last().map_or(Tree::ROOT, |open| open.id));
         steps.push(Step::Key(key.into_owned()));
         let path = Path(&steps).to_string();
@@ -264,24 +287,33 @@ impl<'s> Builder<'s> {
     }
 
     fn too_deep(&self, range: (u32, u32)) -> Finding {
-        let message = format!("collections are nested more than {DEPTH_MAX} deep");
-        self.finding(range, message, "no key needs that much")
+        self.finding(range, nested_too_deep(), TOO_DEEP)
     }
 
     fn finding(&self, range: (u32, u32), message: String, remedy: &str) -> Finding {
-        let path = self.open.last().map_or_else(String::new, |open| Path(&self.tree.steps(open.id)).to_string());
+        let path =
+            self.open.last().map_or_else(String::new, |open| Path(&self.tree.steps(open.id)).to_string());
         Finding { range: Some(range), path, value: None, message, remedy: remedy.to_owned() }
     }
 }
 
+const TOO_DEEP: &str = "no key needs that much";
+
+fn nested_too_deep() -> String {
+    format!("collections are nested more than {DEPTH_MAX} deep")
+}
+
 fn unreadable(text: &str, error: &ScanError) -> Finding {
+    let too_deep = matches!(error.kind(), ErrorKind::RecursionLimitExceeded);
     let mut at = error.marker().byte_offset().unwrap_or(0).min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
     }
     let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[line_start..].lines().next().unwrap_or_default();
-    let remedy = if line[..line.len() - line.trim_start().len()].contains('\t') {
+    let remedy = if too_deep {
+        TOO_DEEP
+    } else if line[..line.len() - line.trim_start().len()].contains('\t') {
         "indent with spaces, not with tabs"
     } else if line.contains("${") {
         "put a value with `${…}` that stands between brackets or braces into quotes"
@@ -292,7 +324,7 @@ fn unreadable(text: &str, error: &ScanError) -> Finding {
         range: Some((at as u32, at as u32)),
         path: String::new(),
         value: None,
-        message: format!("this is no YAML: {}", error.info()),
+        message: if too_deep { nested_too_deep() } else { format!("this is no YAML: {}", error.info()) },
         remedy: remedy.to_owned(),
     }
 }

@@ -48,14 +48,18 @@ impl<'j> Writer<'j> {
     }
 
     fn keys(&mut self, schema: &'j Json) {
-        let Some(properties) = schema.get("properties").and_then(Json::as_object).filter(|keys| !keys.is_empty()) else {
+        let Some(properties) =
+            schema.get("properties").and_then(Json::as_object).filter(|keys| !keys.is_empty())
+        else {
             return;
         };
         let required = schema.get("required").and_then(Json::as_array);
         self.out.push_str("| key | type | default | description |\n|---|---|---|---|\n");
         for (key, property) in properties {
             let default = match property.get("default") {
-                _ if required.is_some_and(|required| required.iter().any(|name| name == key)) => "required".to_owned(),
+                _ if required.is_some_and(|required| required.iter().any(|name| name == key)) => {
+                    "required".to_owned()
+                }
                 Some(Json::Null) | None => String::new(),
                 // A map of defaults is what its own section says.
                 Some(Json::Object(_)) => String::new(),
@@ -70,7 +74,8 @@ impl<'j> Writer<'j> {
     /// One way to write a value that can be written in several.
     fn choice(&mut self, branch: &'j Json) {
         let about = description(branch).map_or_else(String::new, |about| format!(": {about}"));
-        let words = branch.get("enum").and_then(Json::as_array).into_iter().flatten().chain(branch.get("const"));
+        let words =
+            branch.get("enum").and_then(Json::as_array).into_iter().flatten().chain(branch.get("const"));
         let words: Vec<String> = words.map(|word| format!("`{}`", plain(word))).collect();
         if !words.is_empty() {
             let _ = writeln!(self.out, "- {}{about}", words.join(", "));
@@ -96,17 +101,22 @@ impl<'j> Writer<'j> {
 
     /// A value's type in a few words, with links to sections.
     fn kind(&mut self, schema: &'j Json) -> String {
-        if let Some(name) = schema.get("$ref").and_then(Json::as_str).and_then(|target| target.strip_prefix("#/$defs/")) {
+        if let Some(name) =
+            schema.get("$ref").and_then(Json::as_str).and_then(|target| target.strip_prefix("#/$defs/"))
+        {
             return self.named(name);
         }
-        let branches: Vec<&Json> = branches(schema).filter(|branch| branch.get("type") != Some(&"null".into())).collect();
+        let branches: Vec<&Json> =
+            branches(schema).filter(|branch| branch.get("type") != Some(&"null".into())).collect();
         if !branches.is_empty() {
             return branches.into_iter().map(|branch| self.kind(branch)).collect::<Vec<_>>().join(" or ");
         }
         let Some(object) = schema.as_object() else { return "anything".to_owned() };
         let types = match object.get("type") {
             Some(Json::String(name)) => vec![name.as_str()],
-            Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).filter(|name| *name != "null").collect(),
+            Some(Json::Array(names)) => {
+                names.iter().filter_map(Json::as_str).filter(|name| *name != "null").collect()
+            }
             _ => Vec::new(),
         };
         let kinds = types.into_iter().map(|name| self.simple(name, object));
@@ -114,15 +124,21 @@ impl<'j> Writer<'j> {
     }
 
     fn simple(&mut self, name: &str, schema: &'j Map<String, Json>) -> String {
-        let words = schema.get("enum").and_then(Json::as_array).into_iter().flatten().chain(schema.get("const"));
+        let words =
+            schema.get("enum").and_then(Json::as_array).into_iter().flatten().chain(schema.get("const"));
         let words: Vec<String> = words.map(|word| format!("`{}`", plain(word))).collect();
         match name {
             _ if !words.is_empty() => words.join(", "),
-            "array" => schema.get("items").map_or("list".to_owned(), |items| format!("list of {}", self.kind(items))),
-            "object" => match schema.get("additionalProperties") {
-                Some(values) if values.is_object() => format!("map of {}", self.kind(values)),
-                _ => "map".to_owned(),
-            },
+            "array" => {
+                schema.get("items").map_or("list".to_owned(), |items| format!("list of {}", self.kind(items)))
+            }
+            "object" => {
+                let patterns = schema.get("patternProperties").and_then(Json::as_object);
+                let patterns = patterns.and_then(|patterns| patterns.values().next());
+                let values =
+                    schema.get("additionalProperties").filter(|values| values.is_object()).or(patterns);
+                values.map_or("map".to_owned(), |values| format!("map of {}", self.kind(values)))
+            }
             "boolean" => "`true` or `false`".to_owned(),
             "integer" | "number" => format!("{name}{}", range(schema)),
             other => other.to_owned(),

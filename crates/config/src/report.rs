@@ -59,6 +59,10 @@ impl<'r> Report<'r> {
     ///
     /// The place need not be in the text: a problem with a default points at what surrounds it.
     pub fn error(&mut self, message: impl Into<String>, remedy: impl Into<String>) {
-        self.problems.push(Problem { steps: self.steps.clone(), message: message.into(), remedy: remedy.into() });
+        self.problems.push(Problem {
+            steps: self.steps.clone(),
+            message: message.into(),
+            remedy: remedy.into(),
+        });
     }
 }

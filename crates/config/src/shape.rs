@@ -232,7 +232,11 @@ impl Shapes {
         }
         let admits = |id: &ShapeId| self.work_out(*id, followed + 1);
         let all = shape.all_of.iter().map(admits).fold(shape.types, Types::and);
-        if shape.any_of.is_empty() { all } else { all.and(shape.any_of.iter().map(admits).fold(Types::NONE, Types::or)) }
+        if shape.any_of.is_empty() {
+            all
+        } else {
+            all.and(shape.any_of.iter().map(admits).fold(Types::NONE, Types::or))
+        }
     }
 
     pub(crate) fn get(&self, id: ShapeId) -> &Shape {
@@ -290,7 +294,8 @@ impl Shapes {
     pub(crate) fn describe(&self, id: ShapeId) -> Option<String> {
         let shape = self.get(id);
         let description = shape.description.as_deref();
-        let description = description.or_else(|| shape.all_of.iter().find_map(|id| self.get(*id).description.as_deref()))?;
+        let description = description
+            .or_else(|| shape.all_of.iter().find_map(|id| self.get(*id).description.as_deref()))?;
         let paragraph = description.split("\n\n").next().unwrap_or(description).replace('\n', " ");
         let end = paragraph.find(". ").unwrap_or(paragraph.len());
         Some(paragraph[..end].trim_end_matches('.').to_owned())

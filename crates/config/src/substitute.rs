@@ -42,7 +42,11 @@ impl Secrets {
 }
 
 /// Substitutes in every scalar; one finding for each `${}` that has no value.
-pub(crate) fn substitute(tree: &mut Tree<'_>, lookup: &dyn Lookup, findings: &mut Vec<Finding>) -> (Secrets, Vec<NodeId>) {
+pub(crate) fn substitute(
+    tree: &mut Tree<'_>,
+    lookup: &dyn Lookup,
+    findings: &mut Vec<Finding>,
+) -> (Secrets, Vec<NodeId>) {
     let mut secrets = Secrets::default();
     let mut failed = Vec::new();
     for index in 0..tree.nodes.len() {
@@ -156,7 +160,10 @@ fn value(token: &str, lookup: &dyn Lookup) -> Result<Option<String>, Refusal> {
     let inner = &token[2..token.len() - 1];
     if let Some(path) = inner.strip_prefix("file:") {
         let failed = |reason: &str| {
-            refuse(format!("cannot read the file of {}: {reason}", quoted(token)), "give the path of a file that this user may read".to_owned())
+            refuse(
+                format!("cannot read the file of {}: {reason}", quoted(token)),
+                "give the path of a file that this user may read".to_owned(),
+            )
         };
         return match lookup.file(path) {
             Answer::Found(value) => Ok(Some(value)),
@@ -188,8 +195,9 @@ fn value(token: &str, lookup: &dyn Lookup) -> Result<Option<String>, Refusal> {
             format!("the environment variable `{name}` is not set"),
             format!("set it, or give a default: `${{{name}:-default}}`"),
         )),
-        (Answer::Failed(reason), _) => {
-            Err(refuse(format!("the environment variable `{name}` cannot be used: {reason}"), "set it anew".to_owned()))
-        }
+        (Answer::Failed(reason), _) => Err(refuse(
+            format!("the environment variable `{name}` cannot be used: {reason}"),
+            "set it anew".to_owned(),
+        )),
     }
 }

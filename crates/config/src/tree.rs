@@ -155,6 +155,11 @@ impl<'s> Tree<'s> {
         }
     }
 
+    /// Whether there is a key or an item, but no value.
+    pub(crate) fn is_null(&self, id: NodeId) -> bool {
+        self.scalar(id).is_some_and(|scalar| scalar.looks() == Looks::Null)
+    }
+
     /// The values that a value consists of.
     pub(crate) fn parts(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         let (items, entries): (&[NodeId], &[Entry<'s>]) = match &self.node(id).value {
@@ -180,7 +185,9 @@ impl<'s> Tree<'s> {
             let parent = self.node(id).parent;
             match &self.node(parent).value {
                 Value::Scalar(_) => {}
-                Value::List(items) => steps.extend(items.iter().position(|item| *item == id).map(Step::Index)),
+                Value::List(items) => {
+                    steps.extend(items.iter().position(|item| *item == id).map(Step::Index))
+                }
                 Value::Map(entries) => {
                     let entry = entries.iter().find(|entry| entry.value == id);
                     steps.extend(entry.map(|entry| Step::Key(entry.key.clone().into_owned())));
@@ -259,7 +266,9 @@ mod tests {
     fn scalars_look_as_the_core_schema_says() {
         assert_eq!(looks("~"), Looks::Null);
         assert_eq!(looks("True"), Looks::Bool(true));
-        for text in ["yes", "no", "on", "off", "10s", "1_000", ".inf", ".nan", "-", ".", "1e999", "0x", "0x-1", "1:30"] {
+        for text in [
+            "yes", "no", "on", "off", "10s", "1_000", ".inf", ".nan", "-", ".", "1e999", "0x", "0x-1", "1:30",
+        ] {
             assert_eq!(looks(text), Looks::Text, "{text}");
         }
         assert_eq!(looks("-12"), Looks::Integer(-12));

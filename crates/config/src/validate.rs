@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::error::{ERRORS_MAX, Finding};
 use crate::shape::{Number, Others, Shape, ShapeId, Shapes, Types};
 use crate::suggest::{alternatives, nearest};
-use crate::tree::{Entry, Looks, NodeId, Path, Style, Tree, Value, quoted};
+use crate::tree::{Entry, Looks, NodeId, Path, Scalar, Step, Style, Tree, Value, quoted};
 
 /// What is wrong with a tree by its schema.
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub(crate) struct Verdict {
     pub(crate) findings: Vec<Finding>,
     /// Values that no type can be read from.
     pub(crate) unreadable: Vec<NodeId>,
+    /// Values of keys that no type knows.
+    pub(crate) unknown: Vec<NodeId>,
     /// Whether so much is unreadable that names which others refer to may be missing.
     pub(crate) names_missing: bool,
 }
@@ -31,6 +33,8 @@ struct Validator<'v, 's> {
     verdict: Verdict,
 }
 
+/// The key by which YAML 1.1 merged maps. Version 1.2 has none.
+const MERGE: &str = "<<";
 /// Known keys or words that a remedy lists.
 const LISTED_MAX: usize = 24;
 
@@ -134,6 +138,7 @@ impl Validator<'_, '_> {
                 return;
             }
             match (shape.properties.get(&*entry.key), shape.others) {
+                _ if entry.key == MERGE => self.unknown_key(id, entry, shape),
                 (Some(of_key), _) => self.value(entry.value, *of_key),
                 (None, Others::Each(of_others)) => self.value(entry.value, of_others),
                 (None, Others::Any) => {}
@@ -156,11 +161,14 @@ impl Validator<'_, '_> {
         let within = if steps.is_empty() { String::new() } else { format!(" in {}", Path(&steps)) };
         let known = || shape.properties.keys().map(String::as_str);
         let remedy = match nearest(&entry.key, known()) {
+            _ if entry.key == MERGE => {
+                "merge keys are not supported: write the keys out, or alias a whole value".to_owned()
+            }
             Some(near) => format!("did you mean `{near}`?"),
             None => listed("the known keys are", known()),
         };
         let mut steps = steps;
-        steps.push(crate::tree::Step::Key(entry.key.clone().into_owned()));
+        steps.push(Step::Key(entry.key.clone().into_owned()));
         self.verdict.findings.push(Finding {
             range: Some(entry.key_range),
             path: Path(&steps).to_string(),
@@ -168,7 +176,7 @@ impl Validator<'_, '_> {
             message: format!("unknown key {}{within}", quoted(&entry.key)),
             remedy,
         });
-        self.verdict.unreadable.push(entry.value);
+        self.verdict.unknown.push(entry.value);
         self.verdict.names_missing |= self.tree.scalar(entry.value).is_none();
     }
 
@@ -178,11 +186,15 @@ impl Validator<'_, '_> {
         self.shapes.get(shape).any_of.iter().for_each(|branch| self.shapes.branches(*branch, &mut branches));
         let fitting: Vec<ShapeId> =
             branches.iter().copied().filter(|branch| self.shapes.admits(*branch).has(types)).collect();
-        if fitting.len() > 1 && types == Types::MAP && fitting.iter().all(|branch| self.shapes.tag(*branch).is_some()) {
+        if fitting.len() > 1
+            && types == Types::MAP
+            && fitting.iter().all(|branch| self.shapes.tag(*branch).is_some())
+        {
             return self.tagged(id, &fitting, &branches);
         }
         let of_words = |branch: &ShapeId| !self.shapes.get(*branch).words.is_empty();
-        if types != Types::MAP && types != Types::LIST && !fitting.is_empty() && fitting.iter().all(of_words) {
+        if types != Types::MAP && types != Types::LIST && !fitting.is_empty() && fitting.iter().all(of_words)
+        {
             let words: Vec<String> =
                 fitting.iter().flat_map(|branch| self.shapes.get(*branch).words.iter().cloned()).collect();
             let text = self.tree.scalar(id).map(|scalar| &*scalar.text).unwrap_or_default();
@@ -194,7 +206,9 @@ impl Validator<'_, '_> {
         if let [only] = fitting.as_slice() {
             // A lone variant with content: its tag may be unknown.
             match self.shapes.tag(*only) {
-                Some(_) if types == Types::MAP && branches.len() > 1 => return self.tagged(id, &fitting, &branches),
+                Some(_) if types == Types::MAP && branches.len() > 1 => {
+                    return self.tagged(id, &fitting, &branches);
+                }
                 _ => return self.of_right_type(id, *only, types),
             }
         }
@@ -214,13 +228,15 @@ impl Validator<'_, '_> {
         let best = best.unwrap_or_default();
         self.verdict.findings.extend(best.findings);
         self.verdict.unreadable.extend(best.unreadable);
+        self.verdict.unknown.extend(best.unknown);
         self.verdict.names_missing |= best.names_missing;
     }
 
     /// A map that should have one key, the name of a variant.
     fn tagged(&mut self, id: NodeId, fitting: &[ShapeId], branches: &[ShapeId]) {
         let Value::Map(entries) = &self.tree.node(id).value else { return };
-        let tags: Vec<(&str, ShapeId)> = fitting.iter().filter_map(|branch| self.shapes.tag(*branch)).collect();
+        let tags: Vec<(&str, ShapeId)> =
+            fitting.iter().filter_map(|branch| self.shapes.tag(*branch)).collect();
         let [entry] = entries.as_slice() else {
             let message = format!("{} has {} keys where one is wanted", self.place(id), entries.len());
             self.find(id, message, listed("give one of", tags.iter().map(|(tag, _)| *tag)));
@@ -229,14 +245,19 @@ impl Validator<'_, '_> {
         if let Some((_, content)) = tags.iter().find(|(tag, _)| entry.key == *tag) {
             return self.value(entry.value, *content);
         }
-        let is_word = branches.iter().any(|branch| self.shapes.get(*branch).words.iter().any(|word| entry.key == *word));
-        let remedy = match nearest(&entry.key, tags.iter().map(|(tag, _)| *tag)) {
-            _ if is_word => format!("it takes no value: write just `{}`", entry.key),
-            Some(near) => format!("did you mean `{near}`?"),
-            None => listed("give one of", self.variants(branches).iter().map(String::as_str)),
+        let is_word = branches
+            .iter()
+            .any(|branch| self.shapes.get(*branch).words.iter().any(|word| entry.key == *word));
+        let (name, place) = (quoted(&entry.key), self.place(id));
+        let (message, remedy) = if is_word {
+            (format!("{name} in {place} takes no value"), format!("write just {name}"))
+        } else {
+            let remedy = match nearest(&entry.key, tags.iter().map(|(tag, _)| *tag)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => listed("give one of", self.variants(branches).iter().map(String::as_str)),
+            };
+            (format!("unknown variant {name} in {place}"), remedy)
         };
-        let what = if is_word { "a value for" } else { "unknown variant" };
-        let message = format!("{what} {} in {}", quoted(&entry.key), self.place(id));
         let path = Path(&self.tree.steps(id)).to_string();
         let value = Some(entry.key.clone().into_owned());
         self.verdict.findings.push(Finding { range: Some(entry.key_range), path, value, message, remedy });
@@ -254,8 +275,10 @@ impl Validator<'_, '_> {
     }
 
     fn unknown_word(&mut self, id: NodeId, words: Vec<String>, branches: Option<&[ShapeId]>) {
-        let (text, shows) =
-            self.tree.scalar(id).map_or(("", false), |scalar| (&*scalar.text, scalar.style != Style::Substituted));
+        let (text, shows) = self
+            .tree
+            .scalar(id)
+            .map_or(("", false), |scalar| (&*scalar.text, scalar.style != Style::Substituted));
         let names = branches.map_or_else(|| words.clone(), |branches| self.variants(branches));
         let needs_value = names.iter().any(|name| name == text) && !words.iter().any(|word| word == text);
         let near = nearest(text, names.iter().map(String::as_str)).filter(|_| shows);
@@ -270,35 +293,41 @@ impl Validator<'_, '_> {
 
     fn wrong_type(&mut self, id: NodeId, shape: ShapeId) {
         let admits = self.shapes.admits(shape);
-        let mut branches = Vec::new();
-        self.shapes.branches(shape, &mut branches);
-        let variants = self.variants(&branches);
-        let expected = if variants.is_empty() {
-            alternatives(&admits.words().map(str::to_owned).collect::<Vec<_>>())
-        } else {
-            listed("one of", variants.iter().map(String::as_str))
-        };
-        let about = self.shapes.describe(shape).map_or_else(String::new, |about| format!(" ({about})"));
-        let node = self.tree.node(id);
-        let looks_right = match &node.value {
-            Value::Scalar(scalar) if scalar.style == Style::Quoted => {
-                let plain = crate::tree::Scalar { text: (&*scalar.text).into(), style: Style::Plain };
-                !matches!(plain.looks(), Looks::Text | Looks::Null)
+        let expected = self.expected(shape);
+        let about = self.shapes.describe(shape);
+        let wanted = || about.map_or_else(|| format!("write {expected}"), |about| format!("wanted: {about}"));
+        let remedy = match &self.tree.node(id).value {
+            Value::Scalar(_) if self.tree.is_null(id) => "give it a value, or remove the key".to_owned(),
+            Value::Scalar(scalar)
+                if scalar.style == Style::Quoted && fits_without_quotes(&scalar.text, admits) =>
+            {
+                "remove the quotes".to_owned()
             }
-            _ => false,
-        };
-        let remedy = match &node.value {
-            Value::Scalar(scalar) if scalar.looks() == Looks::Null => format!("give it a value{about}, or remove the key"),
-            Value::Scalar(_) if looks_right && admits.has(Types::SCALARS) => "remove the quotes".to_owned(),
+            Value::Scalar(_) if admits.has(Types::BOOL) => "write `true` or `false`".to_owned(),
             Value::Scalar(_) if admits.has(Types::LIST) && !admits.has(Types::MAP) => {
-                format!("put it into brackets{about}")
+                "put what it consists of into brackets".to_owned()
             }
-            _ => format!("write {expected}{about}"),
+            _ => wanted(),
         };
-        let message = format!("{} must be {expected}, not {}", self.place(id), self.tree.shown(id));
+        let text = self.tree.scalar(id).is_some_and(|scalar| scalar.style == Style::Quoted);
+        let found = format!("{}{}", if text { "the text " } else { "" }, self.tree.shown(id));
+        let message = format!("{} must be {expected}, not {found}", self.place(id));
         self.find(id, message, remedy);
         self.verdict.unreadable.push(id);
         self.verdict.names_missing |= !admits.has(Types::SCALARS);
+    }
+
+    /// What a shape admits, in words.
+    fn expected(&self, shape: ShapeId) -> String {
+        let admits = self.shapes.admits(shape);
+        let mut branches = Vec::new();
+        self.shapes.branches(shape, &mut branches);
+        let variants = self.variants(&branches);
+        if variants.is_empty() {
+            return alternatives(&admits.words().map(str::to_owned).collect::<Vec<_>>());
+        }
+        let prefix = if admits.has(Types::SCALARS) { "one of" } else { "a map with the key" };
+        listed(prefix, variants.iter().map(String::as_str))
     }
 
     /// What a message calls a value: its path.
@@ -323,6 +352,15 @@ impl Validator<'_, '_> {
     fn find(&mut self, id: NodeId, message: String, remedy: String) {
         let finding = Finding::at(self.tree, id, message, remedy);
         self.verdict.findings.push(finding);
+    }
+}
+
+fn fits_without_quotes(text: &str, admits: Types) -> bool {
+    match (Scalar { text: text.into(), style: Style::Plain }).looks() {
+        Looks::Bool(_) => admits.has(Types::BOOL),
+        Looks::Integer(_) => admits.has(Types::INTEGER),
+        Looks::Float(_) => admits.has(Types::FLOAT),
+        Looks::Null | Looks::Text => false,
     }
 }
 
