@@ -55,7 +55,7 @@ where
         Ok(tree) => tree,
         Err(fatal) => {
             findings.push(fatal);
-            return Err(Errors::new(source, findings));
+            return Err(Errors::new(source, findings, false));
         }
     };
     let (secrets, failed) = substitute(&mut tree, lookup, &mut findings);
@@ -68,16 +68,22 @@ where
     unknown.iter().for_each(|id| dropped.add(*id));
     findings.extend(verdict.findings);
 
-    let mut reading =
-        Reading { tree: &tree, shapes: &shapes, dropped, findings, names_missing: verdict.names_missing };
+    let mut reading = Reading {
+        tree: &tree,
+        shapes: &shapes,
+        dropped,
+        findings,
+        names_missing: verdict.names_missing,
+        gave_up: false,
+    };
     let value: Option<T> = reading.read();
-    let Reading { dropped, mut findings, names_missing, .. } = reading;
+    let Reading { dropped, mut findings, names_missing, gave_up, .. } = reading;
     if let Some(value) = value.as_ref().filter(|_| !names_missing) {
         findings.extend(problems(value, &tree, &dropped, &unknown));
     }
     match value {
         Some(value) if findings.is_empty() => Ok(Loaded { value, source, tree }),
-        _ => Err(Errors::new(source, scrubbed(findings, &secrets))),
+        _ => Err(Errors::new(source, scrubbed(findings, &secrets), gave_up)),
     }
 }
 
@@ -88,6 +94,8 @@ struct Reading<'r, 's> {
     dropped: Dropped,
     findings: Vec<Finding>,
     names_missing: bool,
+    /// Whether values are left that were not read.
+    gave_up: bool,
 }
 
 impl Reading<'_, '_> {
@@ -104,6 +112,7 @@ impl Reading<'_, '_> {
             };
             self.on_refusal(&refusal);
         }
+        self.gave_up = true;
         None
     }
 
