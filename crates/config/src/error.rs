@@ -136,7 +136,7 @@ impl fmt::Display for Errors {
         match (self.errors.len(), self.more) {
             (1, false) => f.write_str("1 error"),
             (count, false) => write!(f, "{count} errors"),
-            (count, true) => write!(f, "{count} errors are shown; there may be more"),
+            (count, true) => write!(f, "{count} shown, there may be more errors"),
         }
     }
 }

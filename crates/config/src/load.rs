@@ -70,6 +70,7 @@ where
 
     let mut reading = Reading {
         tree: &tree,
+        secrets: &secrets,
         shapes: &shapes,
         dropped,
         findings,
@@ -79,17 +80,24 @@ where
     let value: Option<T> = reading.read();
     let Reading { dropped, mut findings, names_missing, gave_up, .. } = reading;
     if let Some(value) = value.as_ref().filter(|_| !names_missing) {
-        findings.extend(problems(value, &tree, &dropped, &unknown));
+        findings.extend(problems(value, &tree, &secrets, &dropped, &unknown));
     }
     match value {
         Some(value) if findings.is_empty() => Ok(Loaded { value, source, tree }),
-        _ => Err(Errors::new(source, scrubbed(findings, &secrets), gave_up)),
+        _ => {
+            if findings.is_empty() {
+                let message = "what depends on withheld values cannot be checked".to_owned();
+                findings.push(Finding::of_file(message, "check the file where they are available"));
+            }
+            Err(Errors::new(source, findings, gave_up))
+        }
     }
 }
 
 /// Reads the type again and again, each time without the value that was refused.
 struct Reading<'r, 's> {
     tree: &'r Tree<'s>,
+    secrets: &'r Secrets,
     shapes: &'r Shapes,
     dropped: Dropped,
     findings: Vec<Finding>,
@@ -142,12 +150,12 @@ impl Reading<'_, '_> {
         };
         let substituted = tree.scalar(id).is_some_and(|scalar| scalar.style == Style::Substituted);
         let (message, remedy) = if refusal.message.starts_with("expected ") {
-            (refused, refusal.message.clone())
+            (refused, self.secrets.scrub(&refusal.message))
         } else if substituted {
             // What the type says may show the value in a form that cannot be recognised.
             (refused, about)
         } else {
-            (format!("{refused}: {}", refusal.message), about)
+            (format!("{refused}: {}", self.secrets.scrub(&refusal.message)), about)
         };
         let mut finding = Finding::at(tree, id, message, remedy);
         if let Some(entry) = key {
@@ -167,6 +175,7 @@ impl Reading<'_, '_> {
 fn problems<T: Check>(
     value: &T,
     tree: &Tree<'_>,
+    secrets: &Secrets,
     dropped: &Dropped,
     unknown: &HashSet<NodeId>,
 ) -> Vec<Finding> {
@@ -183,8 +192,10 @@ fn problems<T: Check>(
             continue;
         }
         let path = Path(&problem.steps).to_string();
-        let message = if path.is_empty() { problem.message } else { format!("{path}: {}", problem.message) };
-        let mut finding = Finding::at(tree, id, message, problem.remedy);
+        let scrubbed = |text: &str| scrub_of(tree, id, secrets.scrub(text));
+        let (message, remedy) = (scrubbed(&problem.message), scrubbed(&problem.remedy));
+        let message = if path.is_empty() { message } else { format!("{path}: {message}") };
+        let mut finding = Finding::at(tree, id, message, remedy);
         finding.path = path;
         if tree.scalar(id).is_none() || !whole {
             finding.range = entry.map(|entry| entry.key_range).or(finding.range);
@@ -195,13 +206,14 @@ fn problems<T: Check>(
     findings
 }
 
-/// The findings without any value that came from outside the text.
-fn scrubbed(mut findings: Vec<Finding>, secrets: &Secrets) -> Vec<Finding> {
-    for finding in &mut findings {
-        finding.message = secrets.scrub(std::mem::take(&mut finding.message));
-        finding.remedy = secrets.scrub(std::mem::take(&mut finding.remedy));
+/// A text about a value without that value, however short, if it came from outside.
+fn scrub_of(tree: &Tree<'_>, id: NodeId, text: String) -> String {
+    match tree.scalar(id) {
+        Some(scalar) if scalar.style == Style::Substituted && !scalar.text.is_empty() => {
+            text.replace(&*scalar.text, tree.written(id))
+        }
+        _ => text,
     }
-    findings
 }
 
 impl Finding {

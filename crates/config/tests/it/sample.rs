@@ -53,6 +53,10 @@ pub(crate) struct Route {
     pub(crate) headers: BTreeMap<String, Condition>,
     /// The class of requests that name none.
     pub(crate) criticality: Option<Criticality>,
+    /// The policy of this route. Absent: the service's.
+    pub(crate) balance: Option<Balance>,
+    /// What a user is pinned by.
+    pub(crate) pinned: Option<RingHash>,
     /// Answers with this status.
     pub(crate) status: Option<u16>,
 }
