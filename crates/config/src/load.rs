@@ -34,9 +34,9 @@ impl<T> Loaded<'_, T> {
 }
 
 /// Times that reading the type is tried again without the values that it refused, to find further ones.
-const READS_MAX: usize = 64;
+const READS_MAX: u64 = 64;
 /// Values that may be read in all those times together, so that a large and wrong text does not take long.
-const VALUES_READ_MAX: usize = 8_000_000;
+const VALUES_READ_MAX: u64 = 8_000_000;
 
 /// Loads a configuration from a text.
 ///
@@ -108,7 +108,7 @@ struct Reading<'r, 's> {
 
 impl Reading<'_, '_> {
     fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
-        let reads_max = READS_MAX.min(1 + VALUES_READ_MAX / self.tree.nodes.len().max(1));
+        let reads_max = READS_MAX.min(1 + VALUES_READ_MAX / self.tree.values.max(1));
         for _ in 0..reads_max {
             if self.dropped.contains(Tree::ROOT) {
                 return None;

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use crate::error::Finding;
+use crate::error::{ERRORS_MAX, Finding};
 use crate::lookup::{Answer, Lookup};
 use crate::source::SOURCE_BYTES_MAX;
 use crate::tree::{NodeId, Path, Style, Tree, Value, quoted};
@@ -71,7 +71,9 @@ pub(crate) fn substitute(
             }
             Err(refusal) => {
                 failed.push(id);
-                findings.push(refusal.finding(tree, id));
+                if findings.len() <= ERRORS_MAX {
+                    findings.push(refusal.finding(tree, id));
+                }
             }
         }
     }
@@ -109,7 +111,7 @@ impl Refusal {
         Finding {
             range: Some(range),
             path: Path(&tree.steps(id)).to_string(),
-            value: Some(self.token),
+            value: Some(quoted(&self.token).trim_matches('`').to_owned()),
             message: self.message,
             remedy: self.remedy,
         }
