@@ -50,7 +50,7 @@ fn the_reference_lists_every_key() {
         |---|---|---|---|
         | `balance` | [Balance](#balance) | `"round_robin"` | Which endpoint gets the next attempt. |
         | `endpoints` | list of [Endpoint](#endpoint) | `[]` | Endpoints, as `host:port` or with a weight. |
-        | `head_max` | ByteSize | `"0"` | Largest head of an answer. |
+        | `head_max` | [ByteSize](#bytesize) | `"0"` | Largest head of an answer. |
         | `panic_below` | number from 0 to 1 | `0.0` | Below this share of available endpoints availability is ignored. |
         | `timeouts` | [Timeouts](#timeouts) |  | How long to wait. |
         | `via` | `true` or `false` | `false` | Whether the `via` header is added. |
@@ -105,15 +105,23 @@ fn the_reference_lists_every_key() {
         | `address` | string | required | Host and port. |
         | `weight` | integer from 0 | `1` |  |
 
+        ## ByteSize
+
+        A number of bytes, such as 512, 16KiB or 1MiB.
+
         ## Timeouts
 
         How long to wait.
 
         | key | type | default | description |
         |---|---|---|---|
-        | `connect` | Span | `"1s"` | For a connection. |
-        | `idle` | Span |  | For an unused connection. Absent: for ever. |
-        | `request` | Span | `"30s"` | For the whole request. |
+        | `connect` | [Span](#span) | `"1s"` | For a connection. |
+        | `idle` | [Span](#span) |  | For an unused connection. Absent: for ever. |
+        | `request` | [Span](#span) | `"30s"` | For the whole request. |
+
+        ## Span
+
+        A length of time with its unit, such as 250ms, 10s or 1m30s.
     "###]].assert_eq(&config::reference::<Root>());
 }
 
