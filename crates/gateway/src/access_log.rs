@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use model::{Criticality, Instant, Ratio, Timestamp};
+use model::{Criticality, Instant, Ratio};
 
 use crate::codec::{FieldId, RequestHead};
 use crate::config;
@@ -121,7 +121,7 @@ pub(crate) fn begin(
     criticality: Criticality,
     route: &str,
 ) {
-    let _ = write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::wall());
+    let _ = write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::default().timestamp());
     for (key, value) in [
         ("route", route.as_bytes()),
         ("method", head.method_text.as_bytes()),

@@ -8,9 +8,17 @@ mod access_log;
 mod answer;
 pub mod codec;
 pub mod config;
+mod discover;
 mod engine;
+mod forwarded;
+mod health;
 mod listen;
 pub mod metrics;
 mod road;
+mod router;
+mod run;
 pub mod service;
 mod snapshot;
+
+pub use answer::Reason;
+pub use run::{BuildError, ChangeStatus, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status, metrics_reference};

@@ -11,6 +11,8 @@ use model::Criticality;
 
 use crate::answer::Reason;
 use crate::codec::Malformed;
+use crate::listen::{ListenerFigures, ListenerState};
+use crate::service::{EndpointStatus, ServiceStatus};
 
 /// What kind of figure a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +93,7 @@ metrics! {
     ENDPOINT_UNAVAILABLE = "seawall_gateway_endpoint_unavailable" Gauge ["service", "endpoint", "reason"]
         "1 while an endpoint gets no new requests, by why: unhealthy, ejected, lame_duck, disabled.";
     SERVICE_PANIC = "seawall_gateway_service_panicking" Gauge ["service"] "1 while so few endpoints are available that availability is ignored.";
-    BREAKER_OPEN = "seawall_gateway_breaker_state" Gauge ["service"] "The service's breaker: 0 closed, 1 half-open, 2 open.";
+    BREAKER_STATE = "seawall_gateway_breaker_state" Gauge ["service"] "The service's breaker: 0 closed, 1 half-open, 2 open.";
     BULKHEAD_ACTIVE = "seawall_gateway_bulkhead_active_requests" Gauge ["service"] "Requests under way in a service's bulkhead.";
     BULKHEAD_WAITING = "seawall_gateway_bulkhead_waiting_requests" Gauge ["service"] "Requests that wait for a place in a service's bulkhead.";
     RETRY_BUDGET = "seawall_gateway_retry_budget_tokens" Gauge ["service"] "Retries that a service's budget would grant now.";
@@ -166,6 +168,16 @@ impl Ending {
     /// Every ending.
     pub const ALL: [Ending; 6] =
         [Self::Success, Self::ClientError, Self::ServerError, Self::Failed, Self::Refused, Self::Cancelled];
+
+    /// How a request ended that was answered with `status` by whoever it was meant for.
+    #[must_use]
+    pub fn of(status: u16) -> Self {
+        match status {
+            ..400 => Self::Success,
+            400..500 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
 
     /// Its name in metrics and logs.
     #[must_use]
@@ -474,5 +486,71 @@ impl Exporter {
         }
         self.begin(&ACCESS_LOG_DROPPED);
         self.sample(&ACCESS_LOG_DROPPED, &[], sum(&|w| w.log_dropped.get()));
+    }
+}
+
+impl Exporter {
+    /// The figures of listeners.
+    pub(crate) fn listeners(&mut self, listeners: &[Arc<ListenerState>]) {
+        let figures: [(&Metric, fn(&ListenerState) -> u64); 3] = [
+            (&CONNECTIONS, |listener| listener.figures.open.load(Relaxed).into()),
+            (&CONNECTIONS_MAX, |listener| listener.params.connections_max.into()),
+            (&ACCEPTED, |listener| listener.figures.accepted.load(Relaxed)),
+        ];
+        for (metric, figure) in figures {
+            self.begin(metric);
+            for listener in listeners {
+                self.sample(metric, &[&listener.name], figure(listener) as f64);
+            }
+        }
+        self.begin(&SHED_CONNECTIONS);
+        for listener in listeners {
+            let ListenerFigures { shed_limit, shed_descriptors, .. } = &*listener.figures;
+            for (reason, count) in [("limit", shed_limit), ("descriptors", shed_descriptors)] {
+                self.sample(&SHED_CONNECTIONS, &[&listener.name, reason], count.load(Relaxed) as f64);
+            }
+        }
+    }
+
+    /// The figures of services and their endpoints.
+    pub(crate) fn services(&mut self, services: &[ServiceStatus]) {
+        let figures: [(&Metric, fn(&ServiceStatus) -> f64); 5] = [
+            (&SERVICE_PANIC, |service| f64::from(u8::from(service.panicking))),
+            (&BREAKER_STATE, |service| match service.breaker.state {
+                "open" => 2.0,
+                "half_open" => 1.0,
+                _ => 0.0,
+            }),
+            (&BULKHEAD_ACTIVE, |service| service.bulkhead.active.into()),
+            (&BULKHEAD_WAITING, |service| service.bulkhead.waiting.into()),
+            (&RETRY_BUDGET, |service| service.retry_budget),
+        ];
+        for (metric, figure) in figures {
+            self.begin(metric);
+            for service in services {
+                self.sample(metric, &[&service.name], figure(service));
+            }
+        }
+        let figures: [(&Metric, fn(&EndpointStatus) -> f64); 3] = [
+            (&ENDPOINT_ACTIVE, |endpoint| endpoint.active.into()),
+            (&ENDPOINT_REQUESTS, |endpoint| endpoint.requests as f64),
+            (&ENDPOINT_FAILURES, |endpoint| endpoint.failures as f64),
+        ];
+        for (metric, figure) in figures {
+            self.begin(metric);
+            for service in services {
+                for endpoint in &service.endpoints {
+                    self.sample(metric, &[&service.name, &endpoint.name], figure(endpoint));
+                }
+            }
+        }
+        self.begin(&ENDPOINT_UNAVAILABLE);
+        for service in services {
+            for endpoint in &service.endpoints {
+                for reason in &endpoint.reasons {
+                    self.sample(&ENDPOINT_UNAVAILABLE, &[&service.name, &endpoint.name, reason.reason], 1.0);
+                }
+            }
+        }
     }
 }

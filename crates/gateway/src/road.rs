@@ -65,6 +65,23 @@ pub(crate) struct Served {
     pub(crate) next: Next,
 }
 
+impl Default for Served {
+    /// Refused without a word, as long as nothing better is known.
+    fn default() -> Self {
+        Self {
+            status: 0,
+            ending: Ending::Refused,
+            reason: None,
+            latency: Duration::ZERO,
+            attempts: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            endpoint: None,
+            next: Next::Close,
+        }
+    }
+}
+
 enum Head {
     Request(Request),
     Refused(Box<Refused>),
@@ -200,17 +217,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         Plan::Answer { bytes, status } => return serve_fixed(worker, conn, request, bytes, *status).await,
         Plan::Forward { view, head, .. } => (view, head),
     };
-    let mut served = Served {
-        status: 0,
-        ending: Ending::Refused,
-        reason: None,
-        latency: Duration::ZERO,
-        attempts: 0,
-        request_bytes: 0,
-        response_bytes: 0,
-        endpoint: None,
-        next: Next::Close,
-    };
+    let mut served = Served::default();
     let admitted = match admit(worker, conn, request, view).await {
         Ok(admitted) => admitted,
         Err(reason) => return finish_refused(worker, conn, request, None, reason.into(), served).await,
@@ -244,11 +251,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         }
     };
     served.status = answer.status;
-    served.ending = match answer.status {
-        ..400 => Ending::Success,
-        400..500 => Ending::ClientError,
-        _ => Ending::ServerError,
-    };
+    served.ending = Ending::of(answer.status);
     let end = match answer.status {
         // A refusal further down says that there is too much load, not that the service is broken.
         500.. if answer.dont_retry => CallEnd::Ignored,
@@ -362,8 +365,9 @@ fn pick(
     let rng = &mut *worker.rng.borrow_mut();
     let mut refused = Reason::NoEndpoint;
     // A client's own endpoint comes first, unless this request has been there.
-    if let Some(index) = request.sticky.and_then(|id| policy::sticky::find(&view.fleet, id)) {
-        if !tried.as_slice().contains(&index) {
+    if let (Some(cookie), Some(sticky)) = (&request.sticky, &view.sticky) {
+        let facts = Pick { now, key: None, tried: tried.as_slice() };
+        if let Some(index) = sticky.find(cookie, &view.fleet, &facts) {
             match view.targets[index as usize].breaker.try_enter(worker.id, now, rng) {
                 Ok(permit) => return Ok((index, permit)),
                 Err(_) => tried.push(index),
@@ -395,9 +399,14 @@ async fn find_answer(
     let metrics = request.route().metrics.shard(worker.id);
     let mut tried = Tried::default();
     let mut free_retry = true;
+    let mut deadline: Option<Deadline> = None;
     loop {
         let now = worker.now();
-        let deadline = request.deadline(way.upload.borrow().arrived(), now);
+        if deadline.is_none() && way.upload.borrow().arrived() {
+            deadline = Some(request.caller_deadline.sooner(Deadline::within(now, request.timeout)));
+        }
+        // While the body is still arriving only the caller's own deadline counts: a long upload is not the service's delay.
+        let deadline = deadline.unwrap_or(request.caller_deadline);
         if deadline.expired(now) {
             return Err(AttemptError::Deadline);
         }
@@ -596,31 +605,22 @@ async fn deliver(
 }
 
 /// Answers from the configuration.
-async fn serve_fixed(
-    worker: &Rc<Worker>,
-    conn: &Conn,
-    request: &Request,
-    head_and_body: &FixedBytes,
-) -> Served {
+async fn serve_fixed(worker: &Rc<Worker>, conn: &Conn, request: &Request, answer: &[u8], status: u16) -> Served {
     let unread = !request.body.finished();
     let after = if unread || worker.draining() || conn.last_request() { After::Close } else { request.after };
     let mut bytes = worker.buffers.take();
-    head_and_body.write(&mut bytes, after);
+    bytes.extend(answer);
     let written = write_all(worker, conn, bytes).await;
     Served {
-        status: head_and_body.status,
-        ending: if head_and_body.status < 400 { Ending::Success } else { Ending::Refused },
-        reason: None,
+        status,
+        ending: Ending::of(status),
         latency: worker.now().since(request.started),
-        attempts: 0,
-        request_bytes: 0,
-        response_bytes: 0,
-        endpoint: None,
         next: match after {
             _ if !written => Next::Close,
             After::Keep => Next::Idle,
             After::Close => Next::Linger,
         },
+        ..Served::default()
     }
 }
 

@@ -13,7 +13,7 @@ use model::{Change, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use policy::budget::RetryBudget;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
@@ -39,6 +39,9 @@ pub enum BuildError {
     /// Listeners that could not be opened, all of them.
     #[error("{}", list(.0))]
     Listen(Vec<ListenError>),
+    /// The control thread cannot be started.
+    #[error("cannot start the control thread")]
+    Control(#[source] io::Error),
     /// The access log cannot be opened.
     #[error("cannot open the access log; check that the directory exists and may be written to")]
     AccessLog(#[source] io::Error),
@@ -99,13 +102,13 @@ struct Inner {
     shared: Arc<Shared>,
     workers: Vec<WorkerHandle>,
     metrics: Vec<Arc<WorkerMetrics>>,
+    services: Services,
+    control: ControlRuntime,
     state: Mutex<State>,
     /// Somebody asked to drain.
     drain: CancellationToken,
     /// Somebody asked to stop at once.
     stop: CancellationToken,
-    /// A connection was closed or something else happened that a drain may wait for.
-    wake: Notify,
     buffer_bytes_max: u64,
 }
 
@@ -121,7 +124,6 @@ struct State {
     config: Config,
     version: u64,
     loaded: Timestamp,
-    services: Services,
     listeners: BTreeMap<SocketAddr, Open>,
     changes: Vec<Change>,
 }
@@ -151,13 +153,14 @@ impl Gateway {
         };
         let listeners = bind_missing(&config, &BTreeMap::new(), count)?;
         let access_log = AccessLog::open(&config.access_log).map_err(BuildError::AccessLog)?;
-        let mut services = Services::new(clock, count);
+        let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
+        let control = control_runtime().map_err(BuildError::Control)?;
+        let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
         let running = services.apply(&config.services);
         let snapshot = snapshot(1, &config, running, None, count, clock)?;
         let buffer_bytes_max = config.limits.buffers.get();
         let shared = Arc::new(Shared::new(clock, snapshot, config.limits.idle_upstream, access_log));
         let metrics: Vec<_> = (0..count).map(|_| WorkerMetrics::new()).collect();
-        let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
         let workers = (0..count)
             .map(|id| {
                 let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
@@ -180,17 +183,18 @@ impl Gateway {
             undo: String::new(),
         };
         let state =
-            State { config, version: 1, loaded: now, services, listeners, changes: vec![change] };
+            State { config, version: 1, loaded: now, listeners, changes: vec![change] };
         let inner = Inner {
             clock,
             started: now,
             shared,
             workers,
             metrics,
+            services,
+            control,
             state: Mutex::new(state),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
-            wake: Notify::new(),
             buffer_bytes_max,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -224,7 +228,6 @@ impl Gateway {
         }
         {
             let mut state = inner.state.lock();
-            state.services.start()?;
             for open in state.listeners.values_mut() {
                 inner.hand_out(open);
             }
@@ -268,7 +271,8 @@ impl Gateway {
         for handle in &inner.workers {
             let _ = handle.commands.send(Command::Stop).await;
         }
-        inner.state.lock().services.stop();
+        inner.services.stop().await;
+        inner.control.stop.cancel();
         for handle in &inner.workers {
             if let Some(thread) = handle.thread.lock().take() {
                 let _ = thread.join();
@@ -318,7 +322,7 @@ impl Gateway {
             inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
         }
         let summary = difference(&state.config, &config, state.version + 1);
-        let running = state.services.apply(&config.services);
+        let running = inner.services.apply(&config.services);
         let before = inner.shared.snapshot();
         let next = snapshot(summary.version, &config, running, Some(&before), workers, inner.clock)?;
         inner.shared.publish(next);
@@ -386,12 +390,12 @@ impl Gateway {
             name: Arc::clone(&route.name),
             requests: Ending::ALL.iter().map(|ending| ending.name()).zip(route.metrics.endings()).collect(),
         });
-        let mut events: Vec<ServiceEvent> = snapshot
-            .services
+        let services = inner.services.all();
+        let mut events: Vec<ServiceEvent> = services
             .iter()
-            .flat_map(|service| {
-                let name = Arc::clone(&service.name);
-                service.events().into_iter().map(move |event| ServiceEvent { service: Arc::clone(&name), event })
+            .flat_map(|control| {
+                let name = Arc::clone(&control.service().name);
+                control.events().into_iter().map(move |event| ServiceEvent { service: Arc::clone(&name), event })
             })
             .collect();
         events.sort_by_key(|event| event.event.at);
@@ -407,7 +411,7 @@ impl Gateway {
             },
             workers: inner.workers.len(),
             listeners: listeners.collect(),
-            services: snapshot.services.iter().map(|service| service.status()).collect(),
+            services: services.iter().map(|control| control.status()).collect(),
             routes: routes.collect(),
             buffer_bytes: inner.metrics.iter().map(|worker| worker.buffers.load(Relaxed)).sum(),
             buffer_bytes_max: inner.buffer_bytes_max,
@@ -428,14 +432,14 @@ impl Gateway {
         let listeners: Vec<_> = state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
         drop(state);
         out.listeners(&listeners);
-        let services: Vec<ServiceStatus> = snapshot.services.iter().map(|service| service.status()).collect();
+        let services: Vec<ServiceStatus> = inner.services.all().iter().map(|control| control.status()).collect();
         out.services(&services);
     }
 
-    /// The services that run, for overrides.
+    /// The control of the service called `name`, for overrides.
     #[must_use]
-    pub fn service(&self, name: &str) -> Option<Arc<Service>> {
-        self.inner.shared.snapshot().services.iter().find(|service| &*service.name == name).cloned()
+    pub fn control(&self, name: &str) -> Option<Arc<crate::service::Control>> {
+        self.inner.services.get(name)
     }
 }
 
@@ -455,6 +459,28 @@ impl Inner {
             }
         }
     }
+}
+
+/// The runtime of everything that is not a request: discovery, health checks, decisions about endpoints.
+struct ControlRuntime {
+    handle: tokio::runtime::Handle,
+    stop: CancellationToken,
+}
+
+impl Drop for ControlRuntime {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn control_runtime() -> io::Result<ControlRuntime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+    let stopped = stop.clone();
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || runtime.block_on(stopped.cancelled()))?;
+    Ok(ControlRuntime { handle, stop })
 }
 
 fn check(config: &Config) -> Result<(), BuildError> {

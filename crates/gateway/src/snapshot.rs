@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::{Criticality, Instant};
 use policy::budget::{RetryBudget, RetryBudgetParams};
-use policy::hedge::Hedge;
+use policy::hedge::HedgeTimer;
 use policy::rate_limit::RateLimiter;
 use policy::split::Split;
 
@@ -36,7 +36,7 @@ pub(crate) struct RouteState {
     pub(crate) criticality: Criticality,
     pub(crate) metrics: Arc<RouteMetrics>,
     pub(crate) limiter: Option<Arc<RateLimiter>>,
-    pub(crate) hedge: Option<Arc<Hedge>>,
+    pub(crate) hedge: Option<Arc<HedgeTimer>>,
     pub(crate) split: Option<Split>,
 }
 
@@ -81,9 +81,9 @@ pub(crate) fn route_state(
     let hedge = params.hedge.as_ref().map(|hedge| {
         kept(before.is_some_and(|before| before.params.hedge.as_ref() == Some(hedge)))
             .and_then(|before| before.hedge.clone())
-            .unwrap_or_else(|| Arc::new(Hedge::new(hedge, workers, now)))
+            .unwrap_or_else(|| Arc::new(HedgeTimer::new(hedge, workers, now)))
     });
-    let weights: Vec<u32> = params.split.iter().map(|target| target.weight).collect();
+    let parts = params.split.iter().map(|target| (policy::hash(target.service.as_bytes()), target.weight));
     RouteState {
         name: name.into(),
         params: params.clone(),
@@ -91,6 +91,6 @@ pub(crate) fn route_state(
         metrics,
         limiter,
         hedge,
-        split: (!weights.is_empty()).then(|| Split::new(&weights)),
+        split: (!params.split.is_empty()).then(|| Split::new(parts)),
     }
 }

@@ -42,3 +42,9 @@ pub struct Config {
 pub(crate) fn panic_below_default() -> Ratio {
     Ratio::percent(34)
 }
+impl Config { /// x
+ pub fn problems(&self) -> Vec<Problem> { vec![] } }
+/// x
+#[derive(Debug)] pub struct Problem; impl std::fmt::Display for Problem { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("x") } }
+impl Problem { /// x
+ pub fn fatal(&self) -> bool { true } }

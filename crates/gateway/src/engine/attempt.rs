@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
-use policy::{Ended, Endpoint};
+use policy::Ended;
 use policy::breaker::{CallEnd, Permit};
 use tokio::net::TcpStream;
 
@@ -25,7 +25,8 @@ use crate::codec::{
     Body, FieldId, FieldStorage, Framing, Limits, Malformed, Parsed, ResponseHead, parse_response, write_decimal,
 };
 use crate::config;
-use crate::service::{Notice, Target, View};
+use crate::service::{Notice, Service, Target, View};
+use crate::snapshot::Local;
 
 /// Why an attempt brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,7 @@ impl From<UploadError> for AttemptError {
 /// A request under way at an endpoint. However it ends, a cancelled one included, the endpoint is told once.
 pub(crate) struct Flight {
     worker: Rc<Worker>,
+    local: Rc<Local>,
     view: Rc<Arc<View>>,
     service: usize,
     index: u32,
@@ -137,6 +139,7 @@ impl Flight {
         };
         let flight = Self {
             worker: Rc::clone(worker),
+            local: Rc::clone(&request.local),
             view: Rc::clone(view),
             service: *service,
             index,
@@ -151,6 +154,10 @@ impl Flight {
 
     pub(crate) fn target(&self) -> &Arc<Target> {
         &self.view.targets[self.index as usize]
+    }
+
+    fn service(&self) -> &Service {
+        &self.local.snapshot.services[self.service]
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -182,7 +189,7 @@ impl Drop for Flight {
         let rng = &mut self.worker.rng.borrow_mut();
         target.breaker.on_end(self.permit, now, CallEnd::from(self.verdict), latency, rng);
         if target.streak.on_end(self.verdict) {
-            self.worker.service(&self.view, self.service).notify(Notice::Failing { target: target.id });
+            self.service().notify(Notice::Failing { target: target.id });
         }
     }
 }
@@ -602,10 +609,10 @@ impl Exchange<'_, '_> {
         if view.params.via {
             out.extend(b"via: 1.1 seawall\r\n");
         }
-        if let Some(sticky) = &view.params.sticky {
-            let endpoint = &flight.target().endpoint;
-            if request.sticky != Some(policy::sticky::id(endpoint)) {
-                write_sticky(sticky, endpoint, &mut out);
+        if let (Some(params), Some(sticky)) = (&view.params.sticky, &view.sticky) {
+            let cookie = sticky.cookie(flight.index());
+            if request.sticky != Some(cookie) {
+                write_sticky(params, &cookie, &mut out);
             }
         }
         if draining {
@@ -664,9 +671,10 @@ fn copy_end_to_end(bytes: &[u8], head: &ResponseHead<'_, '_>, out: &mut Vec<u8>)
 }
 
 /// Tells the client's browser which endpoint it had.
-fn write_sticky(sticky: &config::Sticky, endpoint: &Endpoint, out: &mut Vec<u8>) {
-    let id = policy::sticky::id(endpoint);
-    let _ = write!(out, "set-cookie: {}={id:016x}; Path=/; HttpOnly; SameSite=Lax", sticky.cookie);
+fn write_sticky(sticky: &config::Sticky, cookie: &[u8], out: &mut Vec<u8>) {
+    let _ = write!(out, "set-cookie: {}=", sticky.cookie);
+    out.extend_from_slice(cookie);
+    out.extend_from_slice(b"; Path=/; HttpOnly; SameSite=Lax");
     if let Some(age) = sticky.max_age {
         let _ = write!(out, "; Max-Age={}", age.get().as_secs());
     }
@@ -713,10 +721,7 @@ impl<'b> Signals<'b> {
             target.endpoint.on_report(now, &report);
         }
         if self.lame_duck && target.endpoint.set_unavailable(policy::Unavailable::LameDuck, true) {
-            flight
-                .worker
-                .service(&flight.view, flight.service)
-                .notify(Notice::LameDuck { target: target.id });
+            flight.service().notify(Notice::LameDuck { target: target.id });
         }
     }
 }

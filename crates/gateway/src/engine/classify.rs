@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Criticality, Deadline, Instant};
-use policy::balance::HashKey;
+use policy::balance::{Balance, HashKey};
 
 use super::buffers::Buffer;
 use super::conn::Conn;
@@ -46,7 +46,7 @@ pub(crate) struct Request {
     /// What the request is placed by, hashed.
     pub(crate) key: Option<u64>,
     /// The endpoint that the client's cookie names.
-    pub(crate) sticky: Option<u64>,
+    pub(crate) sticky: Option<[u8; 16]>,
     /// Who the customer is, hashed, and what the request costs.
     pub(crate) customer: u64,
     pub(crate) cost: f64,
@@ -154,7 +154,10 @@ pub(crate) fn classify(
                 CompiledAction::Split(indices) => {
                     let key = route.params.split_by.as_ref().and_then(key_of);
                     let split = route.split.as_ref().expect("a route that splits has its split built");
-                    indices[split.pick(key, &mut worker.rng.borrow_mut())]
+                    match split.pick(key, &mut worker.rng.borrow_mut()) {
+                        Some(part) => indices[part],
+                        None => return Err(refused(Reason::NoEndpoint, head)),
+                    }
                 }
                 _ => unreachable!("matched above"),
             };
@@ -176,12 +179,12 @@ pub(crate) fn classify(
         }
     };
 
-    let balance_key = service_view.as_ref().and_then(|view| view.params.balance.key()).and_then(key_of);
+    let balance_key = service_view.as_ref().and_then(|view| balance_key(&view.params.balance)).and_then(key_of);
     let sticky = service_view
         .as_ref()
         .and_then(|view| view.params.sticky.as_ref())
         .and_then(|sticky| cookie(head.fields, &sticky.cookie))
-        .and_then(policy::sticky::parse);
+        .and_then(|value| value.try_into().ok());
     let (customer, cost) = match &route.params.rate_limit {
         Some(limit) => {
             let cost = limit.cost_header.as_deref().filter(|_| conn.trusted).and_then(find);
@@ -261,6 +264,15 @@ impl Facts {
             }
         }
         facts
+    }
+}
+
+/// What `balance` places requests by, if it does.
+fn balance_key(balance: &Balance) -> Option<&HashKey> {
+    match balance {
+        Balance::RingHash(params) => Some(&params.key),
+        Balance::Maglev(params) => Some(&params.key),
+        _ => None,
     }
 }
 

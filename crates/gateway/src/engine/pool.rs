@@ -68,6 +68,11 @@ impl Pool {
         None
     }
 
+    /// Closes all idle connections to `target`: one of them turned out to be dead, so the others probably are.
+    pub(crate) fn forget(&self, target: u64) {
+        self.idle.borrow_mut().remove(&target);
+    }
+
     /// Keeps `stream` for up to `keep`; closes it when `idle_max` are kept already.
     pub(crate) fn put(&self, target: u64, stream: TcpStream, now: Instant, keep: Duration, idle_max: u32) {
         let mut idle = self.idle.borrow_mut();
