@@ -11,8 +11,11 @@
 //! tests. Failures panic with what was seen: the caller is a test.
 
 pub mod alloc;
+pub mod backend;
 pub mod client;
+pub mod forwarder;
 pub mod http;
+pub mod load;
 pub mod process;
 pub mod sys;
 pub mod temp;
