@@ -1,0 +1,3 @@
+pub(crate) fn run(_: crate::args::Args) -> Result<(), String> {
+    Ok(())
+}
