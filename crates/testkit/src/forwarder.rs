@@ -5,7 +5,6 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use crate::sys::{Epoll, Events, Interest};
 
@@ -22,6 +21,9 @@ struct End {
 }
 
 /// Forwards every connection of `listener` to one of `upstreams` until `stop` is set.
+///
+/// Looks at `stop` whenever something happens, such as one more connection: a time-out on every wait would arm a timer
+/// each time, which costs as much as forwarding does.
 pub fn serve(listener: &TcpListener, upstreams: &[SocketAddr], stop: &AtomicBool) -> io::Result<()> {
     let epoll = Epoll::new()?;
     listener.set_nonblocking(true)?;
@@ -31,7 +33,7 @@ pub fn serve(listener: &TcpListener, upstreams: &[SocketAddr], stop: &AtomicBool
         Forwarder { epoll, ends: Vec::new(), free: Vec::new(), buffer: vec![0; 64 * 1024].into() };
     let mut events = Events::with_room(512);
     while !stop.load(Relaxed) {
-        forwarder.epoll.wait(&mut events, Some(Duration::from_millis(50)))?;
+        forwarder.epoll.wait(&mut events, None)?;
         for token in events.tokens() {
             if token == LISTENER {
                 // A peer that has gone, or an upstream that refuses, costs this connection only.
@@ -152,6 +154,7 @@ mod tests {
         let thread = thread::spawn(move || serve(&listener, &[to], &stopped));
         test(addr);
         stop.store(true, Relaxed);
+        drop(TcpStream::connect(addr));
         thread.join().unwrap().unwrap();
     }
 
