@@ -45,7 +45,9 @@ impl AccessLog {
     pub(crate) fn open(params: &config::AccessLog) -> io::Result<Self> {
         let (to, target) = (params.to.clone(), Target::open(&params.to)?);
         let (lines, inbox) = sync_channel(WAITING_MAX);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(to, target, &inbox))?;
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_lines(to, target, &inbox))?;
         let log = Self {
             enabled: AtomicBool::new(false),
             sample: AtomicU64::new(0),
@@ -121,7 +123,8 @@ pub(crate) fn begin(
     criticality: Criticality,
     route: &str,
 ) {
-    let _ = write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::default().timestamp());
+    let _ =
+        write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::default().timestamp());
     for (key, value) in [
         ("route", route.as_bytes()),
         ("method", head.method_text.as_bytes()),
@@ -130,9 +133,10 @@ pub(crate) fn begin(
     ] {
         string(line, key, value);
     }
-    let agent = head.fields.iter().find(|field| {
-        field.id == FieldId::Other && field.name.eq_ignore_ascii_case(b"user-agent")
-    });
+    let agent = head
+        .fields
+        .iter()
+        .find(|field| field.id == FieldId::Other && field.name.eq_ignore_ascii_case(b"user-agent"));
     if let Some(agent) = agent {
         string(line, "user_agent", agent.value);
     }
@@ -203,7 +207,7 @@ fn append(path: &Path) -> io::Result<File> {
 }
 
 fn write_lines(mut to: config::AccessLogTarget, mut target: Target, inbox: &Receiver<Message>) {
-        let mut failing = false;
+    let mut failing = false;
     while let Ok(message) = inbox.recv() {
         let result = match message {
             Message::Line(line) => target.write(&line),

@@ -155,9 +155,10 @@ pub(crate) enum After {
 }
 
 /// Writes the answer of a refusal.
-pub(crate) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, after: After) {
+pub(crate) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, after: After, http11: bool) {
     status_line(out, refusal.status);
-    let _ = write!(out, "seawall-reason: {}\r\n", refusal.reason.name());
+    let reason = refusal.reason.name();
+    let _ = write!(out, "seawall-reason: {reason}\r\n");
     if refusal.reason.dont_retry() {
         out.extend_from_slice(b"seawall-retry: never\r\n");
     }
@@ -167,33 +168,26 @@ pub(crate) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, after:
     if let Some(fields) = &refusal.fields {
         out.extend_from_slice(fields);
     }
-    let body = if refusal.detail.is_empty() { refusal.reason.name() } else { refusal.detail };
-    let _ = write!(
-        out,
-        "content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n",
-        refusal.reason.name().len() + 1 + if refusal.detail.is_empty() { 0 } else { 2 + body.len() },
-    );
-    end_head(out, after);
+    let (colon, detail) = if refusal.detail.is_empty() { ("", "") } else { (": ", refusal.detail) };
+    let length = reason.len() + colon.len() + detail.len() + 1;
+    let _ = write!(out, "content-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n");
+    end_head(out, after, http11);
     if !to_head {
-        out.extend_from_slice(refusal.reason.name().as_bytes());
-        if !refusal.detail.is_empty() {
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(body.as_bytes());
-        }
-        out.push(b'\n');
+        let _ = writeln!(out, "{reason}{colon}{detail}");
     }
 }
 
 /// Writes `HTTP/1.1 503 Service Unavailable` and the like.
 pub(crate) fn status_line(out: &mut Vec<u8>, status: u16) {
-    let _ = write!(out, "HTTP/1.1 {status} {}\r\n", crate::codec::reason(status));
+    crate::codec::write_status_line(crate::codec::Version::Http11, status, out);
 }
 
-/// Ends a head.
-pub(crate) fn end_head(out: &mut Vec<u8>, after: After) {
-    out.extend_from_slice(match after {
-        After::Keep => b"\r\n".as_slice(),
-        After::Close => b"connection: close\r\n\r\n".as_slice(),
+/// Ends a head; a client of HTTP/1.0 has to be told that its connection stays.
+pub(crate) fn end_head(out: &mut Vec<u8>, after: After, http11: bool) {
+    out.extend_from_slice(match (after, http11) {
+        (After::Close, _) => b"connection: close\r\n\r\n".as_slice(),
+        (After::Keep, false) => b"connection: keep-alive\r\n\r\n".as_slice(),
+        (After::Keep, true) => b"\r\n".as_slice(),
     });
 }
 
@@ -214,7 +208,7 @@ mod tests {
         for (detail, to_head) in [("", false), ("duplicate_length", false), ("", true)] {
             let mut out = Vec::new();
             let refusal = Refusal { detail, ..Refusal::from(Reason::BreakerOpen) };
-            refuse(&mut out, &refusal, to_head, After::Close);
+            refuse(&mut out, &refusal, to_head, After::Close, true);
             let text = String::from_utf8(out).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let stated = head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();

@@ -21,4 +21,7 @@ pub mod service;
 mod snapshot;
 
 pub use answer::Reason;
-pub use run::{BuildError, ChangeStatus, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status, metrics_reference};
+pub use run::{
+    BuildError, ChangeStatus, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent,
+    Status, metrics_reference,
+};

@@ -128,8 +128,8 @@ impl Count {
 
 /// Upper bounds of the latency histogram, in microseconds: 2.5 buckets a decade, around what objectives name.
 const BOUNDS_MICROS: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
-    10_000_000,
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
 ];
 
 #[derive(Debug, Default)]

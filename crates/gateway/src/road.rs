@@ -14,8 +14,8 @@ use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
 
-use crate::answer::{After, Reason, Refusal, refuse};
-use crate::codec::{FieldStorage, Limits, Parsed, parse_request};
+use crate::answer::{After, Reason, Refusal, end_head, refuse, status_line};
+use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};
 use crate::engine::attempt::{Answer, AttemptError, Attempts, attempt};
 use crate::engine::buffers::Buffer;
 use crate::engine::classify::{Plan, Refused, Request, classify};
@@ -25,6 +25,7 @@ use crate::engine::tunnel;
 use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
 use crate::metrics::{ClientStage, Ending};
+use crate::router::CompiledAction;
 use crate::service::View;
 
 /// What the connection does next.
@@ -114,8 +115,7 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
                         conn.alarm.wake_me(cx.waker());
                         if conn.alarm.rung() && started.is_some() {
                             worker.metrics.client_timeouts[ClientStage::Head as usize].one();
-                            let refused =
-                                Refused { refusal: Reason::HeadTimeout.into(), to_head: false, after: After::Close };
+                            let refused = Refused::outright(Reason::HeadTimeout.into());
                             return Poll::Ready(Head::Refused(Box::new(refused)));
                         }
                         return Poll::Pending;
@@ -150,7 +150,7 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
                             detail: malformed.name(),
                             ..Reason::Malformed.into()
                         };
-                        let refused = Refused { refusal, to_head: false, after: After::Close };
+                        let refused = Refused::outright(refusal);
                         Some((bytes.len(), Head::Refused(Box::new(refused))))
                     }
                 }
@@ -200,7 +200,7 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
     worker.metrics.refusals[refused.refusal.reason as usize].one();
     let after = if worker.draining() { After::Close } else { refused.after };
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refused.refusal, refused.to_head, after);
+    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11);
     if !write_all(worker, conn, bytes).await {
         return Next::Close;
     }
@@ -214,7 +214,7 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
 async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Served {
     let route = request.route();
     let (view, head) = match &request.plan {
-        Plan::Answer { bytes, status } => return serve_fixed(worker, conn, request, bytes, *status).await,
+        Plan::Answer { status, fields } => return serve_fixed(worker, conn, request, *status, fields).await,
         Plan::Forward { view, head, .. } => (view, head),
     };
     let mut served = Served::default();
@@ -224,7 +224,8 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     };
 
     let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
-    let upload = Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
+    let upload =
+        Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
     let upload = RefCell::new(upload);
     let absorbed = upload.borrow_mut().absorb(conn, &worker.buffers);
     if let Err(error) = absorbed {
@@ -319,8 +320,18 @@ async fn admit<'a>(
         Admission::Enter => {}
         Admission::Wait => {
             let until = now.after(view.params.bulkhead.wait_max.get()).min(request.caller_deadline.instant());
-            if !view.bulkhead.wait(worker.id, worker.clock.timer(until), |cx| conn.poll_gone(cx, &worker.buffers)).await {
-                view.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, &mut worker.rng.borrow_mut());
+            if !view
+                .bulkhead
+                .wait(worker.id, worker.clock.timer(until), |cx| conn.poll_gone(cx, &worker.buffers))
+                .await
+            {
+                view.breaker.on_end(
+                    permit,
+                    now,
+                    CallEnd::Ignored,
+                    Duration::ZERO,
+                    &mut worker.rng.borrow_mut(),
+                );
                 return Err(Reason::BulkheadFull);
             }
         }
@@ -410,7 +421,8 @@ async fn find_answer(
         if deadline.expired(now) {
             return Err(AttemptError::Deadline);
         }
-        let (index, permit) = pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
+        let (index, permit) =
+            pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
         tried.push(index);
         served.attempts += 1;
         metrics.attempts[(served.attempts as usize).min(4) - 1].one();
@@ -605,11 +617,24 @@ async fn deliver(
 }
 
 /// Answers from the configuration.
-async fn serve_fixed(worker: &Rc<Worker>, conn: &Conn, request: &Request, answer: &[u8], status: u16) -> Served {
+async fn serve_fixed(
+    worker: &Rc<Worker>,
+    conn: &Conn,
+    request: &Request,
+    status: u16,
+    fields: &[u8],
+) -> Served {
     let unread = !request.body.finished();
     let after = if unread || worker.draining() || conn.last_request() { After::Close } else { request.after };
     let mut bytes = worker.buffers.take();
-    bytes.extend(answer);
+    status_line(&mut bytes, status);
+    bytes.extend(fields);
+    let route = &request.local.snapshot.router.routes()[request.route];
+    bytes.extend(route.response_fields());
+    end_head(&mut bytes, after, request.http11);
+    if let (CompiledAction::Answer(answer), true) = (&route.action, request.method != Method::Head) {
+        bytes.extend(answer.body());
+    }
     let written = write_all(worker, conn, bytes).await;
     Served {
         status,
@@ -640,7 +665,7 @@ async fn finish_refused(
     let close = unread || worker.draining() || conn.last_request();
     let after = if close { After::Close } else { request.after };
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refusal, request.method == crate::codec::Method::Head, after);
+    refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11);
     served.latency = worker.tell_time().since(request.started);
     served.status = refusal.status;
     served.reason = Some(reason);
@@ -664,7 +689,9 @@ async fn write_all(worker: &Worker, conn: &Conn, mut bytes: Buffer) -> bool {
         conn.alarm.wake_me(cx.waker());
         if !timed {
             timed = true;
-            worker.wheel.set(&conn.alarm, worker.tell_time().after(conn.listener.params.timeouts.write.get()));
+            worker
+                .wheel
+                .set(&conn.alarm, worker.tell_time().after(conn.listener.params.timeouts.write.get()));
         } else if conn.alarm.rung() {
             worker.metrics.client_timeouts[ClientStage::Write as usize].one();
             return Poll::Ready(false);

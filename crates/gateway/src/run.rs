@@ -66,7 +66,11 @@ impl fmt::Display for ListenError {
         write!(f, "cannot listen on {address}: ")?;
         match error.kind() {
             io::ErrorKind::AddrInUse => {
-                write!(f, "the port is in use; stop whoever has it (`ss -ltnp 'sport = :{}'`) or choose another", address.port())
+                write!(
+                    f,
+                    "the port is in use; stop whoever has it (`ss -ltnp 'sport = :{}'`) or choose another",
+                    address.port()
+                )
             }
             io::ErrorKind::PermissionDenied => {
                 write!(f, "not allowed; ports below 1024 need CAP_NET_BIND_SERVICE, others do not")
@@ -182,8 +186,7 @@ impl Gateway {
             what: format!("configuration 1: {}", size(&config)),
             undo: String::new(),
         };
-        let state =
-            State { config, version: 1, loaded: now, listeners, changes: vec![change] };
+        let state = State { config, version: 1, loaded: now, listeners, changes: vec![change] };
         let inner = Inner {
             clock,
             started: now,
@@ -395,7 +398,10 @@ impl Gateway {
             .iter()
             .flat_map(|control| {
                 let name = Arc::clone(&control.service().name);
-                control.events().into_iter().map(move |event| ServiceEvent { service: Arc::clone(&name), event })
+                control
+                    .events()
+                    .into_iter()
+                    .map(move |event| ServiceEvent { service: Arc::clone(&name), event })
             })
             .collect();
         events.sort_by_key(|event| event.event.at);
@@ -429,10 +435,12 @@ impl Gateway {
         out.routes(&routes);
         out.workers(&inner.metrics, inner.buffer_bytes_max);
         let state = inner.state.lock();
-        let listeners: Vec<_> = state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
+        let listeners: Vec<_> =
+            state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
         drop(state);
         out.listeners(&listeners);
-        let services: Vec<ServiceStatus> = inner.services.all().iter().map(|control| control.status()).collect();
+        let services: Vec<ServiceStatus> =
+            inner.services.all().iter().map(|control| control.status()).collect();
         out.services(&services);
     }
 
@@ -484,7 +492,8 @@ fn control_runtime() -> io::Result<ControlRuntime> {
 }
 
 fn check(config: &Config) -> Result<(), BuildError> {
-    let problems: Vec<_> = config.problems().into_iter().filter(config::Problem::fatal).collect();
+    let problems: Vec<_> =
+        config.problems().into_iter().filter(|problem| problem.severity == config::Severity::Error).collect();
     if problems.is_empty() { Ok(()) } else { Err(BuildError::Invalid(problems)) }
 }
 
@@ -528,21 +537,22 @@ fn snapshot(
 ) -> Result<Snapshot, BuildError> {
     let index: HashMap<&str, usize> =
         services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect();
-    let router = Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)?;
+    let router =
+        Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)?;
     let known: HashMap<&str, _> = before
         .map(|before| before.routes.iter().map(|route| (&*route.name, route)).collect())
         .unwrap_or_default();
     let now = clock.now();
     let routes = router.routes().iter().zip(&config.routes);
     let routes = routes
-        .map(|(compiled, params)| route_state(&compiled.name, params, known.get(&*compiled.name).copied(), workers, now))
+        .map(|(compiled, params)| {
+            route_state(&compiled.name, params, known.get(&*compiled.name).copied(), workers, now)
+        })
         .collect();
-    let retry_budget = before
-        .filter(|before| before.retry_budget_params == config.retry_budget)
-        .map_or_else(
-            || Arc::new(RetryBudget::new(&config.retry_budget, workers, now)),
-            |before| Arc::clone(&before.retry_budget),
-        );
+    let retry_budget = before.filter(|before| before.retry_budget_params == config.retry_budget).map_or_else(
+        || Arc::new(RetryBudget::new(&config.retry_budget, workers, now)),
+        |before| Arc::clone(&before.retry_budget),
+    );
     Ok(Snapshot {
         version,
         router,
@@ -584,7 +594,8 @@ fn difference(before: &Config, after: &Config, version: u64) -> ReloadSummary {
         ("access_log", before.access_log != after.access_log),
         ("drain", before.drain != after.drain),
     ];
-    changes.extend(rest.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed")));
+    changes
+        .extend(rest.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed")));
     if before.workers != after.workers {
         summary.needs_restart.push("workers".to_owned());
     }

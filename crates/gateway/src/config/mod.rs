@@ -1,11 +1,13 @@
 //! What a user may say about the gateway. Every key has a default unless its absence makes no sense.
 
 mod listener;
+pub(crate) mod problem;
 mod process;
 mod route;
 mod service;
 
 pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
+pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
 pub use route::{
     Action, Condition, FixedAnswer, HeaderChanges, Match, Redirect, Rewrite, Route, RouteRateLimit,
@@ -42,9 +44,9 @@ pub struct Config {
 pub(crate) fn panic_below_default() -> Ratio {
     Ratio::percent(34)
 }
-impl Config { /// x
- pub fn problems(&self) -> Vec<Problem> { vec![] } }
-/// x
-#[derive(Debug)] pub struct Problem; impl std::fmt::Display for Problem { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("x") } }
-impl Problem { /// x
- pub fn fatal(&self) -> bool { true } }
+impl Config {
+    /// x
+    pub fn problems(&self) -> Vec<Problem> {
+        vec![]
+    }
+}

@@ -22,7 +22,8 @@ use super::upload::{Upload, UploadError};
 use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
 use crate::codec::{
-    Body, FieldId, FieldStorage, Framing, Limits, Malformed, Parsed, ResponseHead, parse_response, write_decimal,
+    Body, FieldId, FieldStorage, Framing, Limits, Malformed, Parsed, ResponseHead, parse_response,
+    write_decimal,
 };
 use crate::config;
 use crate::service::{Notice, Service, Target, View};
@@ -271,9 +272,8 @@ async fn send_and_wait(
     let (worker, conn, view) = (way.worker, way.conn, way.view);
     let retry = way.request.route().params.retry.as_ref().unwrap_or(&view.params.retry);
     let attempt_timeout = retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
-    let left = deadline
-        .to_pass_on(now, view.params.timeouts.deadline_margin.get())
-        .ok_or(AttemptError::Deadline)?;
+    let left =
+        deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
     let (stream, pooled) = match worker.pool.take(flight.target().id) {
         Some(stream) => (stream, true),
@@ -398,7 +398,11 @@ impl Exchange<'_, '_> {
             }
             if self.stage_deadline <= now {
                 let arrived = self.way.upload.borrow().arrived();
-                return Poll::Ready(Err(if arrived { AttemptError::Timeout } else { AttemptError::BodyTimeout }));
+                return Poll::Ready(Err(if arrived {
+                    AttemptError::Timeout
+                } else {
+                    AttemptError::BodyTimeout
+                }));
             }
             self.set_alarm();
         } else if !self.way.conn.alarm.is_set() {
@@ -489,10 +493,8 @@ impl Exchange<'_, '_> {
 
     /// Parses what has arrived; keeps it when the final head is not all there.
     fn parse(&mut self, mut bytes: &[u8], flight: &mut Flight) -> Result<Option<Answered>, AttemptError> {
-        let limits = Limits {
-            head_bytes: self.way.view.params.response_head_max.as_len(),
-            ..Limits::default()
-        };
+        let limits =
+            Limits { head_bytes: self.way.view.params.response_head_max.as_len(), ..Limits::default() };
         loop {
             let mut storage = FieldStorage::new();
             let head = match parse_response(bytes, &mut storage, &limits, self.way.request.method) {
@@ -651,10 +653,7 @@ impl Exchange<'_, '_> {
 /// Fields that speak about one hop, are written anew, or are meant for the gateway.
 fn hop_field(id: FieldId) -> bool {
     id.is_hop_by_hop()
-        || matches!(
-            id,
-            FieldId::ContentLength | FieldId::EndpointLoadMetrics | FieldId::SeawallLameDuck
-        )
+        || matches!(id, FieldId::ContentLength | FieldId::EndpointLoadMetrics | FieldId::SeawallLameDuck)
 }
 
 /// Copies the fields that are meant for the client.

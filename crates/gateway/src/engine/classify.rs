@@ -13,7 +13,7 @@ use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
 use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
 use crate::forwarded;
-use crate::router::{Captures, CompiledAction, NotFound, Query};
+use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::View;
 use crate::snapshot::{Local, RouteState};
 
@@ -63,8 +63,8 @@ pub(crate) enum Plan {
         /// The head that endpoints get, but for the fields that differ by attempt and the empty line.
         head: Buffer,
     },
-    /// It is answered from the configuration.
-    Answer { bytes: Buffer, status: u16 },
+    /// It is answered from the configuration, with these fields; the body is the route's.
+    Answer { status: u16, fields: Buffer },
 }
 
 impl Request {
@@ -83,12 +83,21 @@ pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
     pub(crate) to_head: bool,
     pub(crate) after: After,
+    pub(crate) http11: bool,
+}
+
+impl Refused {
+    /// Nothing about the client can be relied on.
+    pub(crate) fn outright(refusal: Refusal) -> Self {
+        Self { refusal, to_head: false, after: After::Close, http11: true }
+    }
 }
 
 /// A client that sends a body and is refused may not have finished sending: the connection cannot be used again.
 fn refused(refusal: impl Into<Refusal>, head: &RequestHead<'_, '_>) -> Box<Refused> {
     let after = if head.framing == Framing::None { wanted_after(head) } else { After::Close };
-    Box::new(Refused { refusal: refusal.into(), to_head: head.method == Method::Head, after })
+    let http11 = head.version == Version::Http11;
+    Box::new(Refused { refusal: refusal.into(), to_head: head.method == Method::Head, after, http11 })
 }
 
 fn wanted_after(head: &RequestHead<'_, '_>) -> After {
@@ -111,15 +120,15 @@ pub(crate) fn classify(
     }
     let local = worker.local();
     let mut normal = worker.path_scratch.borrow_mut();
-    let path = match crate::router::path::normalise(head.target.path, &mut normal) {
-        Ok(None) => head.target.path,
-        Ok(Some(())) => normal.as_str(),
-        Err(_) => return Err(refused(Reason::BadPath, head)),
+    let path = match head.target.form {
+        Form::Asterisk => head.target.path,
+        _ => path::normalise(head.target.path, &mut normal).map_err(|_| refused(Reason::BadPath, head))?,
     };
     let find = |name: &str| {
         head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
     };
-    let query = Query { host: head.host, method: head.method_text, path, query: head.target.query, header: &find };
+    let query =
+        Query { host: head.host, method: head.method_text, path, query: head.target.query, header: &find };
     let found = match local.snapshot.router.find(&query) {
         Ok(found) => found,
         Err(NotFound::NoRoute) => return Err(refused(Reason::NoRoute, head)),
@@ -143,7 +152,8 @@ pub(crate) fn classify(
     }
 
     let facts = Facts::gather(head, conn.trusted);
-    let client = forwarded::client_address(conn.peer, conn.trusted, &conn.listener.params.trusted, head.fields);
+    let client =
+        forwarded::client_address(conn.peer, conn.trusted, &conn.listener.params.trusted, head.fields);
     let key_of = |by: &HashKey| hash_key(by, head, path, client);
 
     let mut service_view = None;
@@ -168,18 +178,19 @@ pub(crate) fn classify(
             Plan::Forward { view, service, head: wire }
         }
         CompiledAction::Redirect(redirect) => {
-            let mut wire = worker.buffers.take();
-            let status = redirect.write(path, head.target.query, &found.captures, &mut wire);
-            Plan::Answer { bytes: wire, status }
+            let mut fields = worker.buffers.take();
+            redirect.write_fields(path, head.target.query, &found.captures, &mut fields);
+            Plan::Answer { status: redirect.status(), fields }
         }
         CompiledAction::Answer(answer) => {
-            let mut wire = worker.buffers.take();
-            let status = answer.write(head.method == Method::Head, &mut wire);
-            Plan::Answer { bytes: wire, status }
+            let mut fields = worker.buffers.take();
+            fields.extend(answer.fields());
+            Plan::Answer { status: answer.status(), fields }
         }
     };
 
-    let balance_key = service_view.as_ref().and_then(|view| balance_key(&view.params.balance)).and_then(key_of);
+    let balance_key =
+        service_view.as_ref().and_then(|view| balance_key(&view.params.balance)).and_then(key_of);
     let sticky = service_view
         .as_ref()
         .and_then(|view| view.params.sticky.as_ref())
@@ -248,13 +259,16 @@ impl Facts {
         for field in head.fields {
             match field.id {
                 FieldId::SeawallDeadlineMs => {
-                    facts.deadline = policy::deadline::parse_millis(field.value, DEADLINE_MAX).or(facts.deadline);
+                    facts.deadline =
+                        policy::deadline::parse_millis(field.value, DEADLINE_MAX).or(facts.deadline);
                 }
                 FieldId::GrpcTimeout => {
-                    facts.deadline = facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
+                    facts.deadline =
+                        facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
                 }
                 FieldId::SeawallCriticality => {
-                    facts.criticality = std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
+                    facts.criticality =
+                        std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
                 }
                 FieldId::SeawallAttempt => {
                     let stated = std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
@@ -281,12 +295,7 @@ fn number(value: &[u8]) -> Option<f64> {
     (cost.is_finite() && cost >= 0.0).then_some(cost)
 }
 
-fn hash_key(
-    by: &HashKey,
-    head: &RequestHead<'_, '_>,
-    path: &str,
-    client: std::net::IpAddr,
-) -> Option<u64> {
+fn hash_key(by: &HashKey, head: &RequestHead<'_, '_>, path: &str, client: std::net::IpAddr) -> Option<u64> {
     match by {
         HashKey::Header(name) => head
             .fields
@@ -382,7 +391,7 @@ fn write_head(
     out.extend_from_slice(b"seawall-criticality: ");
     out.extend_from_slice(criticality.name().as_bytes());
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(&compiled.request_fields);
+    out.extend_from_slice(compiled.request_fields());
 }
 
 /// Fields that do not go on as they came: between two hops only, written anew, or from somebody who is not believed.

@@ -40,7 +40,12 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: TcpStream, peer: IpAddr, listener: Arc<ListenerState>, alarm: Rc<Alarm>) -> Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        peer: IpAddr,
+        listener: Arc<ListenerState>,
+        alarm: Rc<Alarm>,
+    ) -> Self {
         let trusted = listener.params.trusted.iter().any(|network| network.contains(peer));
         Self {
             stream: RefCell::new(stream),
@@ -114,7 +119,11 @@ pub(crate) fn poll_read(
 }
 
 /// Writes once from `bytes`.
-pub(crate) fn poll_write(stream: &mut TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+pub(crate) fn poll_write(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
     Pin::new(stream).poll_write(cx, bytes)
 }
 

@@ -46,7 +46,12 @@ pub(crate) struct Download {
 
 impl Download {
     /// `pending` holds the head; `first` is what arrived behind it.
-    pub(crate) fn new(body: Body, pending: Buffer, dechunk: bool, first: &[u8]) -> Result<Self, DownloadError> {
+    pub(crate) fn new(
+        body: Body,
+        pending: Buffer,
+        dechunk: bool,
+        first: &[u8],
+    ) -> Result<Self, DownloadError> {
         let mut download = Self {
             body,
             pending,

@@ -153,7 +153,9 @@ impl Wheel {
     fn next(&self) -> u64 {
         let slots = self.slots.borrow();
         let served = self.served.get();
-        (served + 1..served + SLOTS).find(|tick| !slots[(tick % SLOTS) as usize].is_empty()).unwrap_or(NOWHERE)
+        (served + 1..served + SLOTS)
+            .find(|tick| !slots[(tick % SLOTS) as usize].is_empty())
+            .unwrap_or(NOWHERE)
     }
 
     /// Drives the wheel until the worker ends. Sleeps for as long as no alarm is set.

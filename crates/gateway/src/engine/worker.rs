@@ -139,7 +139,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    fn new(id: usize, shared: Arc<Shared>, metrics: Arc<WorkerMetrics>, seed: u64, buffer_bytes_max: u64) -> Rc<Self> {
+    fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        metrics: Arc<WorkerMetrics>,
+        seed: u64,
+        buffer_bytes_max: u64,
+    ) -> Rc<Self> {
         let clock = shared.clock;
         let local = Local::new(shared.snapshot());
         Rc::new(Self {
@@ -214,7 +220,8 @@ pub(crate) struct WorkerParams {
 /// # Errors
 /// The runtime could not be built: no descriptors, no memory.
 pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
     let WorkerParams { id, shared, metrics, mut commands, seed, buffer_bytes_max } = params;
     runtime.block_on(async {
         let worker = Worker::new(id, shared, metrics, seed, buffer_bytes_max);
@@ -295,7 +302,7 @@ async fn accept<F: Future<Output = Next> + 'static>(
 /// Answers 503 in one write and closes: nobody waits for who may not come in.
 fn turn_away(stream: &TcpStream) {
     let mut bytes = Vec::new();
-    refuse(&mut bytes, &Reason::TooManyConnections.into(), false, After::Close);
+    refuse(&mut bytes, &Reason::TooManyConnections.into(), false, After::Close, true);
     let _ = stream.try_write(&bytes);
 }
 

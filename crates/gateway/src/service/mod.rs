@@ -13,15 +13,14 @@ mod services;
 mod state;
 mod status;
 
-
 pub use clock::Clock;
 pub use control::Control;
 pub use events::{Event, What};
 pub use places::Places;
 pub use services::Services;
 pub use status::{
-    BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus, ServiceStatus,
-    reason_name,
+    BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus,
+    ServiceStatus, reason_name,
 };
 
 use std::net::SocketAddr;

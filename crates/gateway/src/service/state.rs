@@ -8,15 +8,15 @@ use model::{Instant, Timestamp};
 use policy::breaker::{Breaker, Force};
 use policy::budget::RetryBudget;
 use policy::bulkhead::Bulkhead;
-use policy::sticky::Sticky;
 use policy::ejection::{Action, Decision, Ejector, Headcount};
 use policy::health::Change;
+use policy::sticky::Sticky;
 use policy::{Fleet, Rng, Unavailable, balance};
 
+use super::Places;
 use super::events::{Event, Events, What};
 use super::member::{LAME_DUCK_LAPSE, Member};
 use super::status::{BreakerStatus, BulkheadStatus, DiscoveryStatus, ServiceStatus, force_name};
-use super::Places;
 use super::{Notice, View};
 use crate::config;
 use crate::discover::{Discovered, Discovery};
@@ -140,7 +140,12 @@ impl State {
         if mem::replace(&mut self.panicking, fleet.panicking()) != self.panicking {
             let available = self.members.iter().filter(|member| member.endpoint().available()).count();
             let what = if self.panicking { What::PanicEntered } else { What::PanicLeft };
-            self.tell(None, what, format!("{available} of {} endpoints available", self.members.len()), moment);
+            self.tell(
+                None,
+                what,
+                format!("{available} of {} endpoints available", self.members.len()),
+                moment,
+            );
         }
         let balancer = balance::build(&self.params.balance, &fleet, moment.now, self.rng.u64(..));
         // Replicas and restarts agree on what a cookie names.
@@ -244,7 +249,8 @@ impl State {
         if new.health != old.health {
             let checks = new.health.as_ref();
             for member in &mut self.members {
-                member.health = checks.map(|health| policy::health::Health::new(&health.timing, now, &mut self.rng));
+                member.health =
+                    checks.map(|health| policy::health::Health::new(&health.timing, now, &mut self.rng));
                 member.asking = false;
             }
             self.mark_all(Unavailable::Unhealthy, false, rejudged, moment);
@@ -425,10 +431,8 @@ impl State {
 
     fn on_streak(&mut self, index: usize, moment: Moment) {
         let serving = |member: &&Member| member.endpoint().available();
-        let headcount = Headcount {
-            endpoints: self.members.len(),
-            serving: self.members.iter().filter(serving).count(),
-        };
+        let headcount =
+            Headcount { endpoints: self.members.len(), serving: self.members.iter().filter(serving).count() };
         let key = self.members[index].endpoint().key();
         let decision = self.ejector.on_streak(moment.now, key, headcount, &mut self.rng);
         self.decide(decision, moment);
@@ -504,7 +508,8 @@ impl State {
     }
 
     fn next_check(&self) -> Instant {
-        let due = |member: &Member| member.health.as_ref().filter(|_| !member.asking).map(|h| h.poll_timeout());
+        let due =
+            |member: &Member| member.health.as_ref().filter(|_| !member.asking).map(|h| h.poll_timeout());
         self.members.iter().filter_map(due).min().unwrap_or(Instant::NEVER)
     }
 }
