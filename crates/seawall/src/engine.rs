@@ -75,19 +75,8 @@ impl Gateway {
             let listener = tokio::net::TcpListener::from_std(listener).expect("runtime");
             let inner = Arc::clone(&self.0);
             tasks.spawn(async move {
-                while let Ok((mut client, _)) = listener.accept().await {
-                    let endpoints: Vec<String> = {
-                        let config = inner.config.lock().expect("lock");
-                        let service = config.services.values().next();
-                        service.iter().flat_map(|s| &s.endpoints).map(|e| e.address.clone()).collect()
-                    };
-                    let next = inner.next.fetch_add(1, Ordering::Relaxed) % endpoints.len();
-                    let endpoint = endpoints[next].clone();
-                    tokio::spawn(async move {
-                        if let Ok(mut upstream) = tokio::net::TcpStream::connect(endpoint).await {
-                            let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
-                        }
-                    });
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(forward(client, Arc::clone(&inner)));
                 }
             });
         }
@@ -152,5 +141,45 @@ impl Gateway {
     #[must_use]
     pub fn metrics(&self, openmetrics: bool) -> String {
         if openmetrics { "# EOF\n".into() } else { String::new() }
+    }
+}
+
+async fn forward(client: tokio::net::TcpStream, inner: Arc<Inner>) -> Option<()> {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+    let mut client = tokio::io::BufReader::new(client);
+    let mut upstreams = BTreeMap::<String, crate::http::Connection>::new();
+    loop {
+        let (mut first, mut line) = (String::new(), String::from("x"));
+        client.read_line(&mut first).await.ok().filter(|read| *read > 0)?;
+        while !line.trim_end().is_empty() {
+            line.clear();
+            client.read_line(&mut line).await.ok()?;
+        }
+        let (method, rest) = first.split_once(' ')?;
+        let target = rest.split(' ').next()?;
+        let endpoints: Vec<String> = {
+            let config = inner.config.lock().ok()?;
+            let route = config.routes.iter().find(|route| match &route.matches.path {
+                Some(path) => target.starts_with(path.as_str()),
+                None => true,
+            });
+            let service = config.services.get(route?.service.as_deref()?)?;
+            service.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect()
+        };
+        let endpoint = &endpoints[inner.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
+        let exchange = async {
+            let mut upstream = match upstreams.remove(endpoint) {
+                Some(upstream) => upstream,
+                None => crate::http::Connection::open(endpoint.parse().ok()?, endpoint).await.ok()?,
+            };
+            let answer = upstream.send(method, target, "").await.ok()?;
+            upstreams.insert(endpoint.clone(), upstream);
+            Some(answer)
+        };
+        let answer = tokio::time::timeout(std::time::Duration::from_millis(950), exchange).await;
+        let (status, body) =
+            answer.ok().flatten().map_or((502, Vec::new()), |answer| (answer.status, answer.body));
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
+        client.get_mut().write_all(&[head.as_bytes(), &body].concat()).await.ok()?;
     }
 }

@@ -131,12 +131,8 @@ fn breaker(html: &mut String, breaker: &Breaker) -> fmt::Result {
         "half_open" => "warn",
         _ => "none",
     };
-    write!(
-        html,
-        "<span class=\"pill {mood}\" title=\"{}\">breaker {}</span>",
-        Text(&breaker.why),
-        Text(&breaker.state)
-    )
+    write!(html, "<span class=\"pill {mood}\">breaker {}</span>", Text(&breaker.state))?;
+    if breaker.why.is_empty() { Ok(()) } else { write!(html, "<span>{}</span>", Text(&breaker.why)) }
 }
 
 fn endpoint(html: &mut String, endpoint: &Endpoint) -> fmt::Result {

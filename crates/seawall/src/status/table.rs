@@ -188,7 +188,22 @@ mod tests {
             }],
             ..Status::default()
         };
-        expect![[r#""#]].assert_eq(&render(&status));
+        expect![[r#"
+            seawall 0.1.0 serving, up 1h 2m, 2 workers, config 0 from  since 
+
+            LISTENER  ADDRESS     CONNECTIONS
+            web       0.0.0.0:80  7 of 100.0k
+
+            SERVICE  UP      BREAKER  RETRIES LEFT  ACTIVE  WAITING  REFUSED  BALANCE
+            cart     1 of 2  closed         0 of 0       0        0        0  least_loaded
+
+            SERVICE  ENDPOINT       STATE    ACTIVE  ATTEMPTS  FAILED  LATENCY  WHY
+            cart     10.0.0.1:8080  up            3     12.3k       0   4.2 ms
+            cart     10.0.0.2:8080  ejected       0         0       5        -  5 failures in a row, for 1m 15s
+
+            ROUTE   TO    REQUESTS
+            /cart/  cart  success 99
+        "#]].assert_eq(&render(&status));
     }
 
     #[test]
