@@ -8,6 +8,7 @@ mod clock;
 mod control;
 mod events;
 mod member;
+mod places;
 mod services;
 mod state;
 mod status;
@@ -19,6 +20,7 @@ mod tests;
 pub use clock::Clock;
 pub use control::Control;
 pub use events::{Event, What};
+pub use places::Places;
 pub use services::Services;
 pub use status::{
     BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus,
@@ -66,7 +68,9 @@ pub struct View {
     /// Bounds the retries of the whole service.
     pub retry_budget: Arc<policy::budget::RetryBudget>,
     /// Bounds what is under way.
-    pub bulkhead: Arc<policy::bulkhead::Bulkhead>,
+    pub bulkhead: Arc<Places>,
+    /// Finds the endpoint that a client's cookie names, if the service is sticky.
+    pub sticky: Option<policy::sticky::Sticky>,
 }
 
 /// What workers tell the control task.

@@ -10,9 +10,11 @@ use policy::budget::RetryBudget;
 use policy::bulkhead::Bulkhead;
 use policy::ejection::{Action, Decision, Ejector, Headcount};
 use policy::health::Change;
+use policy::sticky::Sticky;
 use policy::subset::SubsetParams;
 use policy::{Fleet, Rng, Unavailable, balance};
 
+use super::Places;
 use super::events::{Event, Events, What};
 use super::member::{LAME_DUCK_LAPSE, Member};
 use super::services::Process;
@@ -50,6 +52,8 @@ pub(super) struct State {
     workers: usize,
     /// A hash of the host's name.
     host: u64,
+    /// What sticky cookies are keyed by: the same in every process that serves this service.
+    secret: u64,
     rng: Rng,
     /// What the source knows, the endpoints outside this process's subset included.
     discovery: Discovery,
@@ -60,7 +64,7 @@ pub(super) struct State {
     ejector: Ejector,
     breaker: Arc<Breaker>,
     retry_budget: Arc<RetryBudget>,
-    bulkhead: Arc<Bulkhead>,
+    bulkhead: Arc<Places>,
     events: Events,
     version: u64,
     panicking: bool,
@@ -74,6 +78,7 @@ impl State {
         Self {
             workers,
             host,
+            secret: policy::hash(name.as_bytes()),
             rng: Rng::with_seed(policy::seed(seed, &name)),
             discovery: Discovery::default(),
             source: String::new(),
@@ -82,7 +87,7 @@ impl State {
             ejector: Ejector::new(&params.ejection, now),
             breaker: Arc::new(Breaker::new(&params.breaker, workers, now)),
             retry_budget: Arc::new(RetryBudget::new(&params.retry_budget, workers, now)),
-            bulkhead: Arc::new(Bulkhead::new(&params.bulkhead, workers)),
+            bulkhead: Arc::new(Places::new(Bulkhead::new(&params.bulkhead, workers))),
             events: Events::new(name),
             version: 0,
             panicking: false,
@@ -143,6 +148,11 @@ impl State {
             );
         }
         let balancer = balance::build(&self.params.balance, &fleet, moment.now, self.rng.u64(..));
+        // Replicas and restarts agree on what a cookie names.
+        let sticky = self.params.sticky.as_ref().map(|sticky| {
+            let secret = [self.secret, policy::hash(sticky.cookie.as_bytes())];
+            Sticky::new(secret, &fleet)
+        });
         View {
             version: self.version,
             params: Arc::clone(&self.params),
@@ -152,6 +162,7 @@ impl State {
             breaker: Arc::clone(&self.breaker),
             retry_budget: Arc::clone(&self.retry_budget),
             bulkhead: Arc::clone(&self.bulkhead),
+            sticky,
         }
     }
 
@@ -228,7 +239,7 @@ impl State {
             self.retry_budget = Arc::new(RetryBudget::new(&new.retry_budget, workers, now));
         }
         if new.bulkhead != old.bulkhead {
-            self.bulkhead = Arc::new(Bulkhead::new(&new.bulkhead, workers));
+            self.bulkhead = Arc::new(Places::new(Bulkhead::new(&new.bulkhead, workers)));
         }
         let rejudged = "what judges it was configured anew";
         if new.ejection != old.ejection {
