@@ -15,13 +15,12 @@ mod health;
 mod listen;
 pub mod metrics;
 mod road;
-mod router;
+pub mod router;
 mod run;
 pub mod service;
 mod snapshot;
 
 pub use answer::Reason;
 pub use run::{
-    BuildError, ChangeStatus, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent,
-    Status, metrics_reference,
+    BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,
 };
