@@ -1,11 +1,13 @@
 //! What a user may say about the gateway. Every key has a default unless its absence makes no sense.
 
 mod listener;
+pub(crate) mod problem;
 mod process;
 mod route;
 mod service;
 
 pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
+pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
 pub use route::{
     Action, Condition, FixedAnswer, HeaderChanges, Match, Redirect, Rewrite, Route, RouteRateLimit,
