@@ -1,0 +1,361 @@
+//! The running process: build, run, reload, drain.
+//!
+//! Everything that reaches the gateway from outside (a changed file, a signal, an admin page) comes through here.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::{Change, Timestamp};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::cli::{AdminFlag, Failure, Up};
+use crate::config::{self, Config, Loaded};
+use crate::engine::Gateway;
+use crate::status::{self, Status};
+use crate::watch::Watch;
+use crate::{admin, parent};
+
+/// Changes that are remembered.
+const CHANGES_MAX: usize = 50;
+
+/// A built gateway with all that surrounds it. Ports are bound, nothing runs yet.
+pub struct App {
+    shared: Arc<Shared>,
+    admin: Option<TcpListener>,
+}
+
+/// What the admin pages, the watcher and the signal handler share.
+pub struct Shared {
+    gateway: Gateway,
+    source: Source,
+    state: Mutex<State>,
+}
+
+/// Where the configuration comes from, and what the command line lays over it.
+#[derive(Clone, Debug)]
+struct Source {
+    file: Option<PathBuf>,
+    to: Vec<String>,
+    listen: Option<SocketAddr>,
+    admin: Option<AdminFlag>,
+    workers: Option<u32>,
+}
+
+#[derive(Debug)]
+struct State {
+    in_force: Loaded,
+    version: u64,
+    since: Timestamp,
+    refused: u64,
+    refusal: Option<String>,
+    changes: VecDeque<Change>,
+}
+
+/// What the metrics page says of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigFigures {
+    /// Counts the configurations that took effect, from 1.
+    pub version: u64,
+    /// When the newest one did, in seconds since the Unix epoch.
+    pub since: u64,
+    /// Times that a changed file was refused.
+    pub refused: u64,
+    /// Whether the newest file is the one in force.
+    pub current: bool,
+}
+
+impl Source {
+    fn load(&self) -> Result<Loaded, String> {
+        let mut loaded = match &self.file {
+            Some(file) => config::load(file).map_err(|errors| errors.to_string())?,
+            None => Loaded::from_flags(Config::forward_to(&self.to))?,
+        };
+        loaded.lay_over(|config| {
+            if let Some(address) = self.listen {
+                config.listeners = vec![gateway::config::Listener::at(address)];
+            }
+            match self.admin {
+                Some(AdminFlag::Off) => config.admin.enabled = false,
+                Some(AdminFlag::At(address)) => {
+                    config.admin = config::Admin { address, enabled: true, ..config.admin.clone() }
+                }
+                None => {}
+            }
+            if let Some(workers) = self.workers {
+                config.workers = workers;
+            }
+        });
+        Ok(loaded)
+    }
+
+    fn name(&self) -> String {
+        self.file.as_ref().map_or_else(|| "the command line".to_owned(), |file| file.display().to_string())
+    }
+}
+
+impl App {
+    /// Reads the configuration and takes every port. Nothing is started: on error nothing is left behind.
+    ///
+    /// # Errors
+    /// What is wrong with the file or which port cannot be had, for people.
+    pub fn build(up: &Up) -> Result<Self, Failure> {
+        let source = Source {
+            file: up.file.clone(),
+            to: up.to.clone(),
+            listen: up.listen,
+            admin: up.admin,
+            workers: up.workers,
+        };
+        let in_force = source.load().map_err(Failure::Input)?;
+        let config = in_force.config();
+        let admin = if config.admin.enabled { Some(bind_admin(config.admin.address)?) } else { None };
+        let gateway =
+            Gateway::build(config.gateway()).map_err(|problem| Failure::Input(problem.to_string()))?;
+        let state =
+            State { in_force, version: 1, since: now(), refused: 0, refusal: None, changes: VecDeque::new() };
+        Ok(Self { shared: Arc::new(Shared { gateway, source, state: Mutex::new(state) }), admin })
+    }
+
+    /// Where it listens, with real ports: listeners first, then the admin pages.
+    ///
+    /// # Errors
+    /// When the system does not tell the admin pages' port.
+    pub fn announce(&self) -> std::io::Result<Vec<String>> {
+        let mut lines: Vec<String> = self
+            .shared
+            .gateway
+            .listeners()
+            .iter()
+            .map(|(_, address)| format!("listening on {address}"))
+            .collect();
+        if let Some(admin) = &self.admin {
+            lines.push(format!("admin on http://{}", admin.local_addr()?));
+        }
+        Ok(lines)
+    }
+
+    /// Runs until a signal ends it.
+    ///
+    /// # Errors
+    /// When a signal handler or the admin pages cannot be started.
+    pub async fn run(self) -> std::io::Result<()> {
+        let shared = self.shared;
+        let mut tasks = JoinSet::new();
+        if let Some(listener) = self.admin {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
+        }
+        tasks.spawn(obey_signals(Signals::new()?, Arc::clone(&shared)));
+        if let Some(file) = shared.source.file.clone() {
+            tasks.spawn(follow(Watch::new(file), Arc::clone(&shared)));
+        }
+        shared.gateway.run().await;
+        tasks.shutdown().await;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Reads the configuration again and puts it in force. When anything is wrong with it the old one stays.
+    pub fn reload(&self, who: &str) {
+        let outcome = self.source.load().and_then(|loaded| {
+            self.refuse_what_needs_a_restart(&loaded)?;
+            let summary =
+                self.gateway.reload(loaded.config().gateway()).map_err(|problem| problem.to_string())?;
+            Ok((loaded, summary.to_string()))
+        });
+        let mut state = self.state();
+        match outcome {
+            Ok((loaded, summary)) => {
+                let before = std::mem::replace(&mut state.in_force, loaded);
+                state.version += 1;
+                state.since = now();
+                state.refusal = None;
+                let change = Change {
+                    at: state.since,
+                    who: who.to_owned(),
+                    what: format!("configuration {} in force: {summary}", state.version),
+                    undo: format!("restore the file with hash {}", before.hash()),
+                };
+                state.changes.push_front(change);
+                state.changes.truncate(CHANGES_MAX);
+                info!(version = state.version, who, summary, "configuration reloaded");
+            }
+            Err(problem) => {
+                state.refused += 1;
+                warn!(
+                    file = self.source.name(),
+                    who, "changed configuration refused, the old one stays in force:\n{problem}"
+                );
+                state.refusal = Some(problem);
+            }
+        }
+    }
+
+    /// The admin pages keep their address, because whoever reads them would lose them without a word.
+    fn refuse_what_needs_a_restart(&self, loaded: &Loaded) -> Result<(), String> {
+        let (before, after) = (self.state().in_force.config().admin.clone(), &loaded.config().admin);
+        if before.enabled == after.enabled && before.address == after.address {
+            return Ok(());
+        }
+        Err(format!(
+            "{}: admin.address and admin.enabled cannot change while running; put them back ({}) or restart Seawall",
+            self.source.name(),
+            if before.enabled { before.address.to_string() } else { "enabled: false".to_owned() },
+        ))
+    }
+
+    /// Everything at one moment.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let gateway = serde_json::to_value(self.gateway.status()).expect("a status is plain data");
+        let mut status: Status = serde_json::from_value(gateway).unwrap_or_default();
+        let state = self.state();
+        status.config = status::Config {
+            source: self.source.name(),
+            version: state.version,
+            hash: state.in_force.hash().to_owned(),
+            since: state.since.to_string(),
+            refused: state.refused,
+            refusal: state.refusal.clone(),
+        };
+        let changes = state.changes.iter().map(|change| status::Change {
+            at: change.at.to_string(),
+            who: change.who.clone(),
+            what: change.what.clone(),
+            undo: change.undo.clone(),
+        });
+        status.changes = changes.chain(status.changes).collect();
+        status
+    }
+
+    /// The gateway's metrics, without those of the process around it.
+    #[must_use]
+    pub fn gateway_metrics(&self, openmetrics: bool) -> String {
+        self.gateway.metrics(openmetrics)
+    }
+
+    /// What the metrics page says of the configuration.
+    #[must_use]
+    pub fn config_figures(&self) -> ConfigFigures {
+        let state = self.state();
+        ConfigFigures {
+            version: state.version,
+            since: state.since.as_unix_nanos() / 1_000_000_000,
+            refused: state.refused,
+            current: state.refusal.is_none(),
+        }
+    }
+
+    /// The configuration in force as it may be shown: what came from the environment or a secret's file is left out.
+    #[must_use]
+    pub fn shown_config(&self) -> serde_json::Value {
+        self.state().in_force.shown()
+    }
+
+    /// Host names by which the admin pages may be asked for.
+    #[must_use]
+    pub fn admin_hosts(&self) -> Vec<String> {
+        self.state().in_force.config().admin.hosts.clone()
+    }
+
+    /// `serving`, `lame_duck`, `finishing` or `stopped`.
+    #[must_use]
+    pub fn phase(&self) -> &'static str {
+        self.gateway.phase()
+    }
+
+    // A panic while the lock was held left whole values behind: each field is replaced in one step.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_nanos(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|problem| {
+        Failure::Input(format!(
+            "cannot serve the admin pages at {address}: {problem}; choose another address with --admin or \
+             `admin: {{address: …}}`, or turn them off with --admin off"
+        ))
+    })
+}
+
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    reopen: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+async fn obey_signals(mut signals: Signals, shared: Arc<Shared>) {
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => {
+                shared.reload("SIGHUP");
+                continue;
+            }
+            _ = signals.reopen.recv() => {
+                shared.gateway.reopen_access_log();
+                info!("access log opened again");
+                continue;
+            }
+            _ = signals.terminate.recv() => {}
+            _ = signals.interrupt.recv() => {}
+        }
+        if draining {
+            warn!("second signal: stopping at once");
+            shared.gateway.stop();
+        } else {
+            info!("draining; a second signal stops at once");
+            draining = true;
+            shared.gateway.drain();
+        }
+    }
+}
+
+async fn follow(mut watch: Watch, shared: Arc<Shared>) {
+    loop {
+        watch.changed().await;
+        shared.reload("changed file");
+    }
+}
+
+/// `seawall up`.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub fn up(up: &Up) -> Result<(), Failure> {
+    let app = App::build(up)?;
+    let failed = |problem: std::io::Error| Failure::Runtime(format!("cannot run: {problem}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    for line in app.announce().map_err(failed)? {
+        println!("{line}");
+    }
+    if up.exit_with_parent {
+        parent::exit_with_parent();
+    }
+    runtime.block_on(app.run()).map_err(failed)
+}

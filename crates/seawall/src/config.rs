@@ -1,0 +1,183 @@
+//! The root configuration: everything that a file may say.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use gateway::config::{AccessLog, Drain, Listener, ProcessLimits, Route, Service};
+use policy::budget::RetryBudgetParams;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod load;
+
+pub use load::{Errors, Loaded, check, load, read, schema};
+
+/// A configuration file. Every key has a default; a useful file names services and, when there are several, routes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where requests come in. Absent: 127.0.0.1:8080.
+    pub listeners: Vec<Listener>,
+    /// Which request goes where; the most specific match wins, whatever the order. A file with exactly one service may
+    /// leave them out: then everything goes to that service.
+    pub routes: Vec<Route>,
+    /// The services, by name.
+    pub services: std::collections::BTreeMap<String, Service>,
+    /// Retries that the whole process may add, beside the budget of each service.
+    pub retry_budget: RetryBudgetParams,
+    /// Bounds of the process.
+    pub limits: ProcessLimits,
+    /// One line of JSON for each finished request.
+    pub access_log: AccessLog,
+    /// How the process leaves.
+    pub drain: Drain,
+    /// Worker threads; 0 means one for each core that the process may use.
+    pub workers: u32,
+    /// The admin pages: read-only.
+    pub admin: Admin,
+}
+
+/// Where the admin pages and metrics are served. They are read-only, have no login, and show every endpoint: keep them on
+/// loopback or on a network that only operators reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Whether they are served at all.
+    pub enabled: bool,
+    /// Address and port. Port 0 lets the system choose one.
+    pub address: SocketAddr,
+    /// Host names by which browsers and scrapers may ask for them, beside `localhost` and plain addresses. Any other name
+    /// is refused, so that no web page can read them through a name that it controls (DNS rebinding).
+    pub hosts: Vec<String>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { enabled: true, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)), hosts: Vec::new() }
+    }
+}
+
+/// Where a gateway listens that was not told.
+pub(crate) const LISTEN_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+impl Default for Config {
+    fn default() -> Self {
+        let gateway = gateway::config::Config::default();
+        Self {
+            listeners: vec![Listener::at(LISTEN_DEFAULT)],
+            routes: gateway.routes,
+            services: gateway.services,
+            retry_budget: gateway.retry_budget,
+            limits: gateway.limits,
+            access_log: gateway.access_log,
+            drain: gateway.drain,
+            workers: gateway.workers,
+            admin: Admin::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What `seawall up --to a,b` means: one service with these endpoints and every default.
+    ///
+    /// Active TCP checks are on, because nobody is there to say how else to notice that an endpoint came back.
+    #[must_use]
+    pub fn forward_to(endpoints: &[String]) -> Self {
+        let endpoints = endpoints
+            .iter()
+            .map(|address| gateway::config::EndpointParams { address: address.clone(), weight: 1 })
+            .collect();
+        let service =
+            Service { endpoints, health: Some(gateway::config::Health::default()), ..Service::default() };
+        Self { services: [("default".to_owned(), service)].into(), ..Self::default() }
+    }
+
+    /// The part that the gateway runs on. With one service and no routes, a route that sends everything there.
+    #[must_use]
+    pub fn gateway(&self) -> gateway::config::Config {
+        let mut routes = self.routes.clone();
+        if let (true, Some(only)) = (routes.is_empty(), self.only_service()) {
+            routes.push(Route { service: Some(only.to_owned()), ..Route::default() });
+        }
+        gateway::config::Config {
+            listeners: self.listeners.clone(),
+            routes,
+            services: self.services.clone(),
+            retry_budget: self.retry_budget.clone(),
+            limits: self.limits.clone(),
+            access_log: self.access_log.clone(),
+            drain: self.drain.clone(),
+            workers: self.workers,
+        }
+    }
+
+    fn only_service(&self) -> Option<&str> {
+        match self.services.len() {
+            1 => self.services.keys().next().map(String::as_str),
+            _ => None,
+        }
+    }
+
+    /// What it amounts to, in a few words.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let plural =
+            |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        format!(
+            "{}, {}, {}",
+            plural(self.listeners.len(), "listener"),
+            plural(self.gateway().routes.len(), "route"),
+            plural(self.services.len(), "service"),
+        )
+    }
+}
+
+impl ::config::Check for Config {
+    fn check(&self, report: &mut ::config::Report<'_>) {
+        if self.listeners.is_empty() {
+            report.at("listeners").error(
+                "there is no listener",
+                "give one address, or leave `listeners` out for 127.0.0.1:8080",
+            );
+        }
+        if self.services.is_empty() && self.routes.is_empty() {
+            report.at("services").error(
+                "there is neither a service nor a route",
+                "name at least one service with its endpoints",
+            );
+        } else if self.gateway().routes.is_empty() {
+            report.at("routes").error(
+                "there are several services but no route",
+                "add routes that say which requests each service gets; only a file with one service may leave them out",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_service_without_routes_gets_everything() {
+        let config = Config::forward_to(&["127.0.0.1:9001".to_owned()]);
+        let routes = config.gateway().routes;
+        assert_eq!(routes.len(), 1);
+        assert_eq!(routes[0].service.as_deref(), Some("default"));
+        assert_eq!(routes[0].matches, gateway::config::Match::default());
+    }
+
+    #[test]
+    fn several_services_without_routes_get_nothing() {
+        let mut config = Config::forward_to(&["127.0.0.1:9001".to_owned()]);
+        config.services.insert("other".to_owned(), Service::default());
+        assert!(config.gateway().routes.is_empty());
+    }
+
+    #[test]
+    fn a_given_route_is_not_joined_by_an_invented_one() {
+        let mut config = Config::forward_to(&["127.0.0.1:9001".to_owned()]);
+        config.routes.push(Route { service: Some("default".to_owned()), ..Route::default() });
+        assert_eq!(config.gateway().routes, config.routes);
+    }
+}

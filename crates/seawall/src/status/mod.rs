@@ -1,0 +1,13 @@
+//! What a running Seawall says of itself: the shape of `/api/status`, and the table that `seawall status` makes of it.
+
+mod command;
+mod shape;
+mod table;
+
+pub use command::{StatusArgs, run};
+pub use shape::{
+    Breaker, Budget, Bulkhead, Change, Config, Endpoint, Event, Limit, Listener, Reason, Route, Service,
+    Status,
+};
+pub(crate) use shape::{count, seconds};
+pub use table::render;

@@ -1,0 +1,80 @@
+//! Every configuration that the documentation shows works.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
+}
+
+fn collect(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("readable").map(|entry| entry.expect("readable").path())
+    {
+        if entry.is_dir() {
+            collect(&entry, extension, found);
+        } else if entry.extension().is_some_and(|found| found == extension) {
+            found.push(entry);
+        }
+    }
+}
+
+/// The fenced blocks of a Markdown text that say they are YAML, each with the line it starts on.
+fn yaml_blocks(markdown: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = markdown.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        if line.trim() == "```yaml" {
+            let indent = line.len() - line.trim_start().len();
+            let block = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```");
+            let block: String = block.map(|line| format!("{}\n", line.get(indent..).unwrap_or(""))).collect();
+            blocks.push((number + 2, block));
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_yaml_block_and_example_passes_the_check() {
+    let root = root();
+    let mut pages = vec![root.join("README.md"), root.join("ARCHITECTURE.md")];
+    collect(&root.join("docs"), "md", &mut pages);
+    let mut texts = Vec::new();
+    for page in &pages {
+        let markdown = std::fs::read_to_string(page).expect("readable");
+        texts.extend(
+            yaml_blocks(&markdown)
+                .into_iter()
+                .map(|(line, block)| (format!("{}:{line}", page.display()), block)),
+        );
+    }
+    let mut examples = Vec::new();
+    collect(&root.join("examples"), "yaml", &mut examples);
+    for example in examples {
+        texts.push((example.display().to_string(), std::fs::read_to_string(&example).expect("readable")));
+    }
+    assert!(texts.len() >= 10, "only {} configurations found", texts.len());
+    let errors: Vec<String> = texts
+        .iter()
+        .filter_map(|(name, text)| seawall::config::read(name, text).err())
+        .map(|errors| errors.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+#[test]
+fn no_link_inside_the_documentation_leads_nowhere() {
+    let root = root();
+    let mut pages = vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CHANGELOG.md")];
+    collect(&root.join("docs"), "md", &mut pages);
+    let mut broken = Vec::new();
+    for page in &pages {
+        let markdown = std::fs::read_to_string(page).expect("readable");
+        let targets = markdown.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
+            let path = target.split('#').next().unwrap_or_default();
+            if !page.parent().expect("a directory").join(path).exists() {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
