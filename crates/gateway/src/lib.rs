@@ -10,7 +10,7 @@ pub mod codec;
 pub mod config;
 mod discover;
 mod engine;
-mod forwarded;
+pub mod forwarded;
 mod health;
 mod listen;
 pub mod metrics;
