@@ -265,10 +265,17 @@ impl Endpoint {
 
     fn learn_latency(&self, now: Instant, latency: Duration, failed: bool) {
         let nanos = (latency.as_nanos() as f32).max(1.0);
+        let written = self.hot.latency.written();
+        if failed {
+            if written != 0.0 {
+                self.hot.latency.set(nanos.max(written), now);
+            }
+            return;
+        }
         let (mean, left) = self.hot.latency.get(now, LATENCY_HALF_LIFE);
         if nanos > mean {
             self.hot.latency.set(nanos, now);
-        } else if !failed && left < 1.0 {
+        } else if left < 1.0 {
             self.hot.latency.set(mean + nanos * (1.0 - left), now);
         }
     }
@@ -309,7 +316,8 @@ impl Endpoint {
     }
 
     /// Its recent latency, sensitive to peaks: a slower attempt shows at once, faster ones bring it down with a
-    /// half-life of 7 s, and so does silence. Failures only ever raise it. `None` before the first attempt.
+    /// half-life of 7 s, and so does silence. A failure raises it or holds it where it was, because failing fast is
+    /// not being fast. `None` before the first success.
     ///
     /// Source: Finagle's peak EWMA.
     #[must_use]
@@ -317,9 +325,17 @@ impl Endpoint {
         (self.hot.latency.written() != 0.0).then(|| Duration::from_nanos(self.latency_nanos(now) as u64))
     }
 
-    /// [`Endpoint::latency`] in nanoseconds; 0 before the first attempt.
-    pub(crate) fn latency_nanos(&self, now: Instant) -> f32 {
+    fn latency_nanos(&self, now: Instant) -> f32 {
         self.hot.latency.get(now, LATENCY_HALF_LIFE).0
+    }
+
+    /// Its latency as a cost, in nanoseconds. An endpoint that has not succeeded yet costs nothing while it is idle and
+    /// has no errors, else more than any other: it is tried with one request at a time until it is known.
+    pub(crate) fn latency_cost(&self, now: Instant) -> f32 {
+        const UNKNOWN: f32 = 1e15;
+        let known = self.latency_nanos(now);
+        let suspect = || self.active() > 0 || self.penalty(now) > 1.0;
+        if self.hot.latency.written() == 0.0 && suspect() { UNKNOWN } else { known }
     }
 
     /// What its attempts came to since it was made.
@@ -516,9 +532,15 @@ mod tests {
     fn a_fast_failure_does_not_make_it_look_fast() {
         let endpoint = Endpoint::new("a", 1, 10, at(0));
         attempt(&endpoint, at(0), MS * 100, Verdict::Success);
-        let before = endpoint.latency(at(1_000));
-        attempt(&endpoint, at(1_000), MS, Verdict::Failure);
-        assert_eq!(endpoint.latency(at(1_000)), before);
+        let before = endpoint.latency(at(0));
+        for millis in 0..30_000 {
+            attempt(&endpoint, at(millis), MS, Verdict::Overloaded);
+            assert_eq!(endpoint.latency(at(millis)), before);
+        }
+        let stranger = Endpoint::new("b", 1, 10, at(0));
+        attempt(&stranger, at(0), MS, Verdict::Failure);
+        assert_eq!(stranger.latency(at(0)), None);
+        assert!(stranger.latency_cost(at(0)) > endpoint.latency_cost(at(0)));
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Prequal {
         let mut seen = Sample::new();
         let mut look = |index: u32| {
             let endpoint = fleet.endpoint(index);
-            let view = (endpoint.active() as f32, endpoint.latency_nanos(pick.now));
+            let view = (endpoint.active() as f32, endpoint.latency_cost(pick.now));
             seen.push(self.seen(index, 0, endpoint, view, (pick.now, pick.now)));
         };
         let candidates = fleet.candidates();
@@ -149,6 +149,8 @@ impl Prequal {
         (at, now): (Instant, Instant),
     ) -> Seen {
         let penalty = endpoint.penalty(now);
+        // Failing fast makes a reported latency short, so that what was seen before the errors counts as well.
+        let latency = if penalty > 1.0 { latency.max(endpoint.latency_cost(now)) } else { latency };
         // Without errors an idle endpoint is cold; with them it seems to carry the penalty itself.
         let load = in_flight / self.sampler.relative_weight(endpoint) * penalty + (penalty - 1.0);
         Seen { index, slot, load, latency: latency * penalty, at }
