@@ -8,6 +8,7 @@ use model::{Instant, Verdict};
 
 use crate::Report;
 use crate::fading::Fading;
+use crate::report::Reported;
 
 /// A reason why an endpoint gets no new requests. Several can hold at once; each is lifted by whoever set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -356,63 +357,6 @@ impl Endpoint {
     }
 }
 
-/// The last report, figure by figure: a reader that races with a new report may see some figures of each.
-#[derive(Debug)]
-struct Reported {
-    /// Nanoseconds; [`Instant::NEVER`] before the first report.
-    at: AtomicU64,
-    /// In the order of [`Report`]'s fields; not a number where absent; latency in seconds.
-    figures: [AtomicU64; 7],
-}
-
-impl Default for Reported {
-    fn default() -> Self {
-        let absent = f64::NAN.to_bits();
-        Self {
-            at: AtomicU64::new(Instant::NEVER.as_nanos()),
-            figures: core::array::from_fn(|_| AtomicU64::new(absent)),
-        }
-    }
-}
-
-impl Reported {
-    fn set(&self, now: Instant, report: &Report) {
-        let figures = [
-            report.application_utilization,
-            report.cpu_utilization,
-            report.mem_utilization,
-            report.rps_fractional,
-            report.eps,
-            report.requests_in_flight.map(f64::from),
-            report.latency.map(|latency| latency.as_secs_f64()),
-        ];
-        for (cell, figure) in self.figures.iter().zip(figures) {
-            cell.store(figure.unwrap_or(f64::NAN).to_bits(), Relaxed);
-        }
-        self.at.store(now.as_nanos(), Relaxed);
-    }
-
-    fn get(&self) -> Option<(Instant, Report)> {
-        let at = Instant::from_nanos(self.at.load(Relaxed));
-        if at == Instant::NEVER {
-            return None;
-        }
-        let figure = |index: usize| {
-            Some(f64::from_bits(self.figures[index].load(Relaxed))).filter(|figure| !figure.is_nan())
-        };
-        let report = Report {
-            application_utilization: figure(0),
-            cpu_utilization: figure(1),
-            mem_utilization: figure(2),
-            rps_fractional: figure(3),
-            eps: figure(4),
-            requests_in_flight: figure(5).map(|figure| figure as u32),
-            latency: figure(6).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        };
-        Some((at, report))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -563,6 +507,46 @@ mod tests {
             endpoint.on_report(at(millis), &report);
             assert_eq!(endpoint.report(), Some((at(millis), report)));
         }
+    }
+
+    #[test]
+    fn two_readings_of_the_totals_give_an_interval() {
+        let endpoint = Endpoint::new("a", 1, 10, at(0));
+        attempt(&endpoint, at(0), MS * 100, Verdict::Success);
+        let earlier = endpoint.totals();
+        attempt(&endpoint, at(1), MS * 10, Verdict::Success);
+        attempt(&endpoint, at(1), MS * 30, Verdict::Success);
+        attempt(&endpoint, at(1), MS, Verdict::Failure);
+        let interval = endpoint.totals().since(earlier);
+        assert_eq!((interval.successes, interval.failures, interval.latency_mean()), (2, 1, Some(MS * 20)));
+        assert_eq!(earlier.since(endpoint.totals()), Totals::default());
+        assert_eq!(Totals::default().latency_mean(), None);
+    }
+
+    #[test]
+    fn racing_threads_never_exceed_the_limit_and_lose_no_place() {
+        const THREADS: u32 = 4;
+        let endpoint = Endpoint::new("a", 1, THREADS - 1, at(0));
+        let most = AtomicU32::new(0);
+        let granted = AtomicU32::new(0);
+        let held = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        if endpoint.try_start(at(1)) {
+                            most.fetch_max(held.fetch_add(1, Relaxed) + 1, Relaxed);
+                            granted.fetch_add(1, Relaxed);
+                            held.fetch_sub(1, Relaxed);
+                            endpoint.on_end(at(2), Ended { latency: MS, verdict: Verdict::Success });
+                        }
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() < THREADS);
+        assert_eq!(endpoint.active(), 0);
+        assert_eq!(endpoint.totals().successes, u64::from(granted.into_inner()));
     }
 
     #[test]

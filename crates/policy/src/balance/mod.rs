@@ -57,6 +57,12 @@ pub trait Balancer: Send + Sync {
     /// `fleet` is the one that this balancer was made for.
     fn pick(&self, fleet: &Fleet, pick: &Pick<'_>, rng: &mut Rng) -> Option<u32>;
 
+    /// How many random candidates to ask for their load because of one request. Asked once per request; what they
+    /// answer goes to [`Balancer::on_probe`].
+    fn probes(&self, _rng: &mut Rng) -> u32 {
+        0
+    }
+
     /// The endpoint at `index` has just reported its load, by a probe's answer or an ordinary one. Called after
     /// [`Endpoint::on_report`](crate::Endpoint::on_report).
     fn on_probe(&self, _index: u32) {}

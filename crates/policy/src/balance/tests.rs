@@ -491,3 +491,40 @@ fn requests_without_a_key_are_spread() {
         assert!(counts.iter().all(|count| (900..1_100).contains(count)), "{balance:?}: {counts:?}");
     }
 }
+
+/// Workers that share a balancer share what it decides: none panics, and turns stay fair over all of them.
+#[test]
+fn many_threads_share_one_balancer() {
+    for balance in all_balances() {
+        let fleet = equal(10);
+        let balancer = balancer(&balance, &fleet);
+        let mut totals = std::vec![0u64; 10];
+        std::thread::scope(|scope| {
+            let worker = |seed: u64| {
+                let (fleet, balancer) = (&fleet, &balancer);
+                scope.spawn(move || {
+                    let mut rng = Rng::with_seed(seed);
+                    let mut counts = std::vec![0u64; 10];
+                    for nth in 0..2_000u64 {
+                        let now = START.after(Duration::from_micros(nth * 50));
+                        let pick = Pick { now, key: Some(rng.u64(..)), tried: &[] };
+                        let index = balancer.pick(fleet, &pick, &mut rng).unwrap();
+                        fleet.endpoint(index).on_start(now);
+                        balancer.on_probe(index);
+                        fleet.endpoint(index).on_end(now, answers(MS, Verdict::Success, &mut rng));
+                        counts[index as usize] += 1;
+                    }
+                    counts
+                })
+            };
+            for worker in [1, 2, 3, 4].map(worker) {
+                totals.iter_mut().zip(worker.join().unwrap()).for_each(|(total, count)| *total += count);
+            }
+        });
+        assert_eq!(totals.iter().sum::<u64>(), 8_000);
+        if balance == Balance::RoundRobin {
+            assert_eq!(totals, [800; 10]);
+        }
+        assert!(fleet.endpoints().iter().all(|endpoint| endpoint.active() == 0), "{balance:?}");
+    }
+}
