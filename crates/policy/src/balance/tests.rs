@@ -173,6 +173,15 @@ fn answers(latency: Duration, verdict: Verdict, rng: &mut Rng) -> Ended {
 /// less than its even share all the same, and traffic again once it is well.
 #[test]
 fn a_fast_failing_endpoint_does_not_attract_traffic() {
+    failing_endpoints_get_little(MS, 1.0);
+}
+
+#[test]
+fn an_endpoint_that_fails_half_of_its_requests_gets_little_traffic() {
+    failing_endpoints_get_little(MS * 50, 0.5);
+}
+
+fn failing_endpoints_get_little(failing_takes: Duration, failing_share: f64) {
     let prequal = |probe_path| Balance::Prequal(PrequalParams { probe_path, ..PrequalParams::default() });
     let cases = [
         (Balance::LeastLoaded, 0),
@@ -188,8 +197,8 @@ fn a_fast_failing_endpoint_does_not_attract_traffic() {
                 let sick_until = START.after(Duration::from_secs(20));
                 let load = Load { probes, ..Load::new(rps, 20) };
                 let sick = run(&fleet, &*balancer, &load, |index, now, rng| {
-                    if index == 0 && now < sick_until {
-                        answers(MS, verdict, rng)
+                    if index == 0 && now < sick_until && rng.f64() < failing_share {
+                        answers(failing_takes, verdict, rng)
                     } else {
                         answers(MS * 50, Verdict::Success, rng)
                     }
