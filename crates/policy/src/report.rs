@@ -262,7 +262,8 @@ mod tests {
             text in r#"(TEXT |JSON )?[{}\[\]":,=. a-z_0-9\\-]{0,200}"#,
             number in any::<f64>(),
         ) {
-            let spelled = format!("JSON {{\"eps\":{number},\"named_metrics\":{{\"latency_ms\":{number},\"rif\":{number}}}}}");
+            let named = format!("{{\"latency_ms\":{number},\"rif\":{number}}}");
+            let spelled = format!("JSON {{\"eps\":{number},\"named_metrics\":{named}}}");
             for input in [&bytes[..], text.as_bytes(), spelled.as_bytes()] {
                 if let Some(report) = Report::parse(input) {
                     for figure in [report.cpu_utilization, report.eps, report.rps_fractional, report.utilization()] {

@@ -96,7 +96,7 @@ pub fn key(value: &[u8]) -> u64 {
 const DRAWS: usize = 8;
 
 /// Whether the pick may go to `index`: usable at this moment, with room, and not tried.
-fn may_take(fleet: &Fleet, pick: &Pick<'_>, index: u32) -> bool {
+pub(crate) fn may_take(fleet: &Fleet, pick: &Pick<'_>, index: u32) -> bool {
     let endpoint = fleet.endpoint(index);
     fleet.may_use(endpoint) && endpoint.has_room() && !pick.tried.contains(&index)
 }

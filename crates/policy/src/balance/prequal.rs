@@ -18,7 +18,7 @@ const PROBES_MAX: f64 = 16.0;
 ///
 /// The pool holds the endpoints that reported last ([`Balancer::on_probe`]), one entry each. An entry leaves when its
 /// report is too old, when it was used as often as probes can replace it and, where probes come faster than they are
-/// used up, one more per pick: the oldest and the worst in turn. Each use counts as one more request in flight until
+/// used up, one more per pick: by chance the oldest or the worst. Each use counts as one more request in flight until
 /// the next report. Requests in flight and latency are multiplied by [recent errors](Endpoint::penalty), and requests
 /// in flight divided by relative weight.
 ///
@@ -32,7 +32,7 @@ const PROBES_MAX: f64 = 16.0;
 pub struct Prequal {
     params: PrequalParams,
     sampler: Sampler,
-    /// 0 when empty, else index + 1 in the upper half and the times used in the lower.
+    /// The index + 1 in the upper half, 0 when empty; the times used in the lower.
     pool: Box<[AtomicU64]>,
     /// Where the next newcomer goes when the pool is full.
     cursor: AtomicU32,
@@ -88,7 +88,7 @@ impl Prequal {
         for slot in (first..self.pool.len()).chain(0..first) {
             let entry = self.pool[slot].load(Relaxed);
             let Some(index) = ((entry >> 32) as u32).checked_sub(1) else { continue };
-            let endpoint = fleet.endpoint(index);
+            let Some(endpoint) = fleet.endpoints().get(index as usize) else { continue };
             let Some((at, in_flight, latency)) = self.believed(endpoint, pick.now) else {
                 self.remove(slot as u32, entry);
                 continue;
@@ -193,7 +193,7 @@ impl Balancer for Prequal {
             if entry >> 32 == holder >> 32 {
                 return cell.store(holder, Relaxed);
             }
-            if entry == 0 {
+            if entry >> 32 == 0 {
                 free = Some(slot);
             }
         }
@@ -357,6 +357,15 @@ mod tests {
         (0..10).for_each(|index| probe(&balancer, &small, index, (0, 1)));
         picks(&balancer, &small, NOW, 50);
         assert_eq!(filled(&balancer), 10);
+    }
+
+    #[test]
+    fn a_late_answer_of_an_endpoint_that_is_gone_is_ignored() {
+        let fleet = fleet(4);
+        let balancer = Prequal::new(&PrequalParams::default(), &fleet, NOW);
+        balancer.on_probe(4);
+        balancer.on_probe(u32::MAX);
+        assert!(picks(&balancer, &fleet, NOW, 20).iter().all(|index| *index < 4));
     }
 
     #[test]

@@ -20,7 +20,8 @@ const COUNT_AGE_MAX: Duration = Duration::from_millis(1);
 /// next one on the ring that is not above `load_bound` times the fleet's mean of active requests, by weight.
 ///
 /// When an endpoint comes or goes only its own keys move. A request without a key goes by [`LeastLoaded`]. In fleets
-/// of more than 64 the mean may be a millisecond old. While all are above the bound the least loaded one is taken. During slow start a newcomer's keys move to it little by little, each once.
+/// of more than 64 the mean may be a millisecond old. While all are above the bound the least loaded one is taken.
+/// During slow start a newcomer's keys move to it little by little, each once.
 ///
 /// Source: Karger et al.; Mirrokni et al., Consistent Hashing with Bounded Loads.
 #[derive(Debug)]
