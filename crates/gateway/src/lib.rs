@@ -10,18 +10,17 @@ pub mod codec;
 pub mod config;
 mod discover;
 mod engine;
-mod forwarded;
+pub mod forwarded;
 mod health;
 mod listen;
 pub mod metrics;
 mod road;
-mod router;
+pub mod router;
 mod run;
 pub mod service;
 mod snapshot;
 
 pub use answer::Reason;
 pub use run::{
-    BuildError, ChangeStatus, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent,
-    Status, metrics_reference,
+    BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,
 };

@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn tests_pass_what_they_say() {
-        use config::Condition::{AnyOf, Exact, Prefix, Present, Suffix};
+        use crate::config::Condition::{AnyOf, Exact, Prefix, Present, Suffix};
         let passes = |condition: &config::Condition, value: Option<&str>| {
             Test::of(condition).passes(value.map(str::bytes))
         };
