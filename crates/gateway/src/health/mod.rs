@@ -6,4 +6,4 @@
 
 mod check;
 
-pub use check::{Answer, check};
+pub(crate) use check::{Answer, check};
