@@ -254,6 +254,12 @@ impl State {
                 member.asking = false;
             }
             self.mark_all(Unavailable::Unhealthy, false, rejudged, moment);
+            // Whoever lifts marks from now on, lame ducks are not forgotten.
+            for index in 0..self.members.len() {
+                if self.members[index].endpoint().is_unavailable(Unavailable::LameDuck) {
+                    self.on_lame_duck(index, rejudged, moment);
+                }
+            }
         }
         let streaks = |params: &config::Service| params.ejection.consecutive_failures;
         let reguard = new.endpoint_breaker != old.endpoint_breaker || streaks(&new) != streaks(&old);
@@ -296,8 +302,8 @@ impl State {
             let Some(opinion) = member.health.as_ref().filter(|_| !member.asking) else { continue };
             let since = opinion.poll_timeout();
             if since <= now {
-                // Looked at once an interval: traffic that succeeds makes the check needless.
-                let suppressed = member.traffic_succeeds() && member.endpoint().available();
+                // Looked at once an interval.
+                let suppressed = member.suppresses(&health.check);
                 match &mut member.health {
                     Some(opinion) if suppressed => opinion.on_traffic_success(now, &mut self.rng),
                     _ => due.push((since, member)),

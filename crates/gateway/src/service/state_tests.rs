@@ -6,6 +6,7 @@ use model::{Ratio, Span, Verdict};
 use policy::Ended;
 use policy::ejection::EjectionParams;
 use policy::endpoint::Endpoint;
+use proptest::prelude::*;
 
 use super::services::Process;
 use super::state::{Moment, State};
@@ -267,7 +268,8 @@ fn trap_15_checks_are_spread() {
 /// TRAP 15: suppressed while real traffic succeeds, and only then.
 #[test]
 fn trap_15_traffic_that_succeeds_makes_checks_needless() {
-    let mut bench = Bench::new(checked(), 2);
+    let tcp = Health { check: HealthCheck::Tcp, ..Health::default() };
+    let mut bench = Bench::new(config::Service { health: Some(tcp), ..config::Service::default() }, 2);
     let mut sent = 0;
     for _ in 0..600 {
         bench.attempts(0, 1, SECOND, |_| Verdict::Success);
@@ -281,6 +283,27 @@ fn trap_15_traffic_that_succeeds_makes_checks_needless() {
     }
     assert!(sent > 10, "{sent}");
     assert!(!bench.endpoint(0).available());
+}
+
+/// TRAP 15, but an endpoint that says lame duck in its health answer alone is heard.
+#[test]
+fn trap_15_under_good_traffic_few_http_checks_are_sent_and_only_lame_ducks_count() {
+    let mut bench = Bench::new(checked(), 1);
+    let mut under_good_traffic = |answer: &Answer| {
+        let mut sent = 0;
+        for _ in 0..600 {
+            bench.attempts(0, 1, SECOND, |_| Verdict::Success);
+            sent += bench.pass(SECOND / 10, |_| answer.clone()).len();
+            if !bench.endpoint(0).available() {
+                break;
+            }
+        }
+        (sent, bench.endpoint(0).reasons().collect::<Vec<_>>())
+    };
+    let (sent, reasons) = under_good_traffic(&failed(""));
+    assert!((1..=4).contains(&sent), "{sent} of 12");
+    assert_eq!(reasons, []);
+    assert_eq!(under_good_traffic(&Answer::LameDuck), (1, vec![policy::Unavailable::LameDuck]));
 }
 
 /// TRAP 15: a starved prober must not mark the world dead.
@@ -449,6 +472,17 @@ fn turning_ejection_or_checks_off_lets_everybody_in_again() {
 }
 
 #[test]
+fn a_lame_duck_is_not_forgotten_when_checks_are_turned_off() {
+    let mut bench = Bench::new(checked(), 2);
+    bench.endpoint(0).set_unavailable(policy::Unavailable::LameDuck, true);
+    bench.step(State::advance);
+    bench.step(|state, moment| state.on_params(Arc::new(config::Service::default()), moment));
+    assert_eq!(bench.available(), 1);
+    bench.quietly(member::LAME_DUCK_LAPSE);
+    assert_eq!(bench.available(), 2);
+}
+
+#[test]
 fn a_subset_is_kept_in_order_and_hardly_changes() {
     let mut params = config::Service::default();
     (params.subset.size, params.subset.client) = (10, Some(3));
@@ -502,4 +536,96 @@ fn dead_endpoints_beyond_the_bound_of_concurrent_checks_are_found_all_the_same()
         bench.step(|state, moment| state.on_answer(due.target, &Answer::Healthy, moment));
     }
     assert_eq!(bench.state.poll_checks(bench.moment.now).len(), 256);
+}
+
+/// Something that happens to a service.
+#[derive(Clone, Debug)]
+enum Fact {
+    Discovered(usize),
+    NoAnswer,
+    Streak(usize),
+    LameDuck(usize),
+    Disabled(usize, bool),
+    Passes(u64, bool),
+    Reloaded(bool),
+}
+
+fn fact() -> impl Strategy<Value = Fact> {
+    prop_oneof![
+        (1..12usize).prop_map(Fact::Discovered),
+        Just(Fact::NoAnswer),
+        (0..12usize).prop_map(Fact::Streak),
+        (0..12usize).prop_map(Fact::LameDuck),
+        (0..12usize, any::<bool>()).prop_map(|(index, disabled)| Fact::Disabled(index, disabled)),
+        (0..20u64, any::<bool>()).prop_map(|(secs, well)| Fact::Passes(secs, well)),
+        any::<bool>().prop_map(Fact::Reloaded),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Whatever happens, in whatever order: the service keeps endpoints, its views are whole, ejection stays within its
+    /// share, what is shown is what holds, and once everybody is well all are in again.
+    #[test]
+    fn views_are_whole_and_everything_heals(facts in prop::collection::vec(fact(), 0..40)) {
+        let mut bench = Bench::new(checked(), 5);
+        for fact in facts {
+            let some = |bench: &Bench, index: usize| {
+                let view = bench.service.view();
+                Arc::clone(&view.targets[index % view.targets.len()])
+            };
+            match fact {
+                Fact::Discovered(count) => {
+                    bench.step(|state, moment| state.on_discovery(discovery(&names(count)), moment));
+                }
+                Fact::NoAnswer => bench.step(|state, moment| state.on_discovery(Discovery::default(), moment)),
+                Fact::Streak(index) => {
+                    let target = some(&bench, index).id;
+                    bench.step(|state, moment| state.on_notice(Notice::Failing { target }, moment));
+                }
+                Fact::LameDuck(index) => {
+                    some(&bench, index).endpoint.set_unavailable(policy::Unavailable::LameDuck, true);
+                }
+                Fact::Disabled(index, disabled) => {
+                    let target = some(&bench, index);
+                    bench.step(|state, moment| state.set_disabled(target.endpoint.name(), disabled, moment));
+                }
+                Fact::Passes(secs, well) => {
+                    let answer = if well { Answer::Healthy } else { failed("") };
+                    bench.pass(Duration::from_secs(secs), |_| answer.clone());
+                }
+                Fact::Reloaded(via) => {
+                    let params = config::Service { via, ..checked() };
+                    bench.step(|state, moment| state.on_params(Arc::new(params), moment));
+                }
+            }
+            let view = bench.service.view();
+            let count = view.targets.len();
+            prop_assert!(count > 0);
+            prop_assert_eq!(view.version, bench.service.version());
+            prop_assert_eq!(view.fleet.endpoints().len(), count);
+            for (target, endpoint) in view.targets.iter().zip(view.fleet.endpoints()) {
+                prop_assert!(Arc::ptr_eq(&target.endpoint, endpoint));
+            }
+            let ids: std::collections::BTreeSet<u64> = view.targets.iter().map(|target| target.id).collect();
+            prop_assert_eq!(ids.len(), count);
+        }
+        // The last changes are published, and what is shown is what holds.
+        bench.pass(SECOND, |_| Answer::Healthy);
+        let status = bench.state.status("cart", bench.moment.now);
+        for (shown, target) in status.endpoints.iter().zip(&bench.service.view().targets) {
+            let holds: Vec<_> = target.endpoint.reasons().map(reason_name).collect();
+            let mut reasons: Vec<_> = shown.reasons.iter().map(|reason| reason.reason).collect();
+            reasons.sort_by_key(|reason| holds.iter().position(|held| held == reason));
+            prop_assert_eq!(reasons, holds);
+        }
+        // Faults end, operators relent: it must converge.
+        for name in names(12) {
+            bench.step(|state, moment| state.set_disabled(&name, false, moment));
+        }
+        bench.pass(Duration::from_secs(3_600), |_| Answer::Healthy);
+        let view = bench.service.view();
+        prop_assert_eq!(view.fleet.candidates().len(), view.targets.len());
+    }
 }
