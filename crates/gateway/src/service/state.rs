@@ -1,3 +1,5 @@
+mod reload;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
@@ -224,56 +226,6 @@ impl State {
         for name in names {
             self.tell(Some(name), what, format!("by {why}"), moment);
         }
-    }
-
-    /// Other parameters. What they do not touch keeps its state; where the endpoints come from is not looked at here.
-    pub(super) fn on_params(&mut self, params: Arc<config::Service>, moment: Moment) {
-        let old = mem::replace(&mut self.params, params);
-        let (new, now, workers) = (Arc::clone(&self.params), moment.now, self.workers);
-        if new.breaker != old.breaker {
-            let force = self.breaker.forced();
-            self.breaker = Arc::new(Breaker::new(&new.breaker, workers, now));
-            self.breaker.force(force, now);
-        }
-        if new.retry_budget != old.retry_budget {
-            self.retry_budget = Arc::new(RetryBudget::new(&new.retry_budget, workers, now));
-        }
-        if new.bulkhead != old.bulkhead {
-            self.bulkhead = Arc::new(Places::new(Bulkhead::new(&new.bulkhead, workers)));
-        }
-        let rejudged = "what judges it was configured anew";
-        if new.ejection != old.ejection {
-            self.ejector = Ejector::new(&new.ejection, now);
-            self.mark_all(Unavailable::Ejected, false, rejudged, moment);
-        }
-        if new.health != old.health {
-            let checks = new.health.as_ref();
-            for member in &mut self.members {
-                member.health =
-                    checks.map(|health| policy::health::Health::new(&health.timing, now, &mut self.rng));
-                member.asking = false;
-            }
-            self.mark_all(Unavailable::Unhealthy, false, rejudged, moment);
-            // Whoever lifts marks from now on, lame ducks are not forgotten.
-            for index in 0..self.members.len() {
-                if self.members[index].endpoint().is_unavailable(Unavailable::LameDuck) {
-                    self.on_lame_duck(index, rejudged, moment);
-                }
-            }
-        }
-        let streaks = |params: &config::Service| params.ejection.consecutive_failures;
-        let reguard = new.endpoint_breaker != old.endpoint_breaker || streaks(&new) != streaks(&old);
-        for member in &mut self.members {
-            member.endpoint().set_active_max(new.active_per_endpoint);
-            if reguard {
-                member.reguard(&new, workers, now);
-            }
-        }
-        if new.subset != old.subset {
-            self.select(moment);
-        }
-        self.tell(None, What::Reconfigured, "its configuration changed".to_owned(), moment);
-        self.publish_at = now;
     }
 
     /// A worker noticed something.
