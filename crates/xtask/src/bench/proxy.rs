@@ -192,18 +192,23 @@ impl Settings<'_> {
         let path = root().join("bench").join(file);
         let text =
             fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        // HAProxy asks for two descriptors per connection unless told: idle clients need one.
+        let maxconn = match self.clients {
+            ..=4000 => "maxconn 6000".to_owned(),
+            clients => format!("maxconn {}\n    ulimit-n {}", clients + 2000, clients + 6000),
+        };
         Ok(text
             .replace("9001", &self.backends[0].port().to_string())
             .replace("9002", &self.backends[1].port().to_string())
             .replace(own_port, &self.addr.port().to_string())
-            .replace("maxconn 6000", &format!("maxconn {}", self.clients.max(3000) * 2))
+            .replace("maxconn 6000", &maxconn)
             .replace(
                 "worker_connections 16384",
-                &format!("worker_connections {}", self.clients.max(8192) * 2),
+                &format!("worker_connections {}", self.clients.max(14_384) + 2000),
             )
             .replace(
                 "worker_rlimit_nofile 20000",
-                &format!("worker_rlimit_nofile {}", self.clients.max(10_000) * 2),
+                &format!("worker_rlimit_nofile {}", self.clients.max(16_000) + 4000),
             ))
     }
 
