@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use testkit::backend::Backend;
 use testkit::process::{Process, find_program};
-use testkit::sys::pin_to_cpu;
+use testkit::sys::{SIGKILL, pin_to_cpu, signal};
 use testkit::{Seawall, TempDir, free_port};
 
 use super::machine::{PROXY_CPU, load_cpu, version};
@@ -172,6 +172,16 @@ fn pinned<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
+impl Drop for Proxy {
+    /// A master that is killed leaves its workers behind: end them all.
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            // Fails only for one that has ended already.
+            let _ = signal(pid, SIGKILL);
+        }
+    }
+}
+
 impl Proxy {
     /// All its processes.
     pub(super) fn pids(&self) -> Vec<u32> {
@@ -195,7 +205,7 @@ impl Settings<'_> {
         // HAProxy asks for two descriptors per connection unless told: idle clients need one.
         let maxconn = match self.clients {
             ..=4000 => "maxconn 6000".to_owned(),
-            clients => format!("maxconn {}\n    ulimit-n {}", clients + 2000, clients + 6000),
+            clients => format!("maxconn {}\n    no strict-limits", clients + 2000),
         };
         Ok(text
             .replace("9001", &self.backends[0].port().to_string())
