@@ -40,7 +40,7 @@ pub fn client_address(peer: IpAddr, trusted: bool, networks: &[IpNet], fields: &
         Some(_) => {
             let hops = lines(fields, FieldId::Forwarded).rev().map(Elements::of);
             // A damaged line is one hop that is no address.
-            walk(peer, networks, hops.flat_map(Elements::from_right).map(|element| element.and_then(node)))
+            walk(peer, networks, hops.flat_map(Elements::right_to_left).map(|element| element.and_then(node)))
         }
         None => peer,
     }
@@ -58,7 +58,7 @@ pub fn write(peer: IpAddr, trusted: bool, host: &str, fields: &[Field<'_>], out:
     match believed {
         Some(FieldId::XForwardedFor) => append_lines(fields, FieldId::XForwardedFor, out),
         Some(_) => {
-            let hops = lines(fields, FieldId::Forwarded).flat_map(|line| Elements::of(line).from_left());
+            let hops = lines(fields, FieldId::Forwarded).flat_map(|line| Elements::of(line).left_to_right());
             for hop in hops {
                 match hop.and_then(node) {
                     Some(ip) => write_address(ip, out),
@@ -157,13 +157,13 @@ impl<'b> Elements<'b> {
         found
     }
 
-    fn from_left(self) -> impl DoubleEndedIterator<Item = Option<&'b [u8]>> {
+    fn left_to_right(self) -> impl DoubleEndedIterator<Item = Option<&'b [u8]>> {
         let first = if self.damaged { self.count - 1 } else { self.count.saturating_sub(HOPS_MAX) };
         (first..self.count).map(move |at| (!self.damaged).then(|| self.elements[at % HOPS_MAX]))
     }
 
-    fn from_right(self) -> impl Iterator<Item = Option<&'b [u8]>> {
-        self.from_left().rev()
+    fn right_to_left(self) -> impl Iterator<Item = Option<&'b [u8]>> {
+        self.left_to_right().rev()
     }
 }
 
@@ -235,7 +235,7 @@ impl<'b> Stated<'b> {
         }
         let (proto, host) = if believed == Some(FieldId::Forwarded) {
             let last = lines(fields, FieldId::Forwarded).next_back();
-            let last = last.and_then(|line| Elements::of(line).from_right().next().flatten());
+            let last = last.and_then(|line| Elements::of(line).right_to_left().next().flatten());
             let stated = |name| last.and_then(|element| parameter(element, name));
             (stated(b"proto"), stated(b"host"))
         } else {
