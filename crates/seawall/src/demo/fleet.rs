@@ -201,7 +201,7 @@ fn config_text(side: Side, endpoints: impl Fn(Shelf) -> Vec<SocketAddr>) -> Stri
 
 /// Defaults, but for spans: the demo's phases last seconds where real outages last minutes.
 const SEAWALL: &str = "    timeouts: {connect: 250ms, attempt: 750ms, request: 950ms}
-    health: {check: {http: /-/health}, timing: {interval: 500ms, timeout: 250ms}}
+    health: {path: /-/health, interval: 500ms, timeout: 250ms}
     ejection: {interval: 1s, calls_min: 20, time_base: 2s}
     slow_start: {window: 2s}
 ";
