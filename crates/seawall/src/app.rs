@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::cli::{AdminFlag, Failure, Up};
+use crate::cli::{AdminFlag, Failure, Up, say};
 use crate::config::{self, Config, Loaded};
 use crate::engine::Gateway;
 use crate::status::{self, Status};
@@ -352,7 +352,7 @@ pub fn up(up: &Up) -> Result<(), Failure> {
     let failed = |problem: std::io::Error| Failure::Runtime(format!("cannot run: {problem}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     for line in app.announce().map_err(failed)? {
-        println!("{line}");
+        say(&line)?;
     }
     if up.exit_with_parent {
         parent::exit_with_parent();

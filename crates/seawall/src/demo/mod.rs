@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, say};
 use figures::Figures;
 use fleet::{Copy, Side};
 use script::{SCRIPT, Step};
@@ -72,7 +72,7 @@ async fn play(args: &DemoArgs) -> Result<(), Failure> {
     }
     let wide = crossterm::terminal::size().is_ok_and(|(columns, _)| columns >= view::WIDTH);
     if !args.json {
-        println!("{}", view::explanation());
+        say(&view::explanation())?;
         if std::io::stdout().is_terminal() && wide {
             let live = view::Live::new(std::io::stdout())
                 .map_err(|problem| Failure::Runtime(format!("cannot draw: {problem}")))?;
@@ -99,13 +99,10 @@ async fn play(args: &DemoArgs) -> Result<(), Failure> {
     users.shutdown().await;
     let [ours, theirs] = [lock(&figures[0]), lock(&figures[1])];
     if args.json {
-        let report =
-            serde_json::to_string_pretty(&view::report([&ours, &theirs])).expect("a report is plain data");
-        println!("{report}");
+        say(&serde_json::to_string_pretty(&view::report([&ours, &theirs])).expect("a report is plain data"))
     } else {
-        println!("{}", view::table([&ours, &theirs], SCRIPT.len(), std::io::stdout().is_terminal()));
+        say(&view::table([&ours, &theirs], SCRIPT.len(), std::io::stdout().is_terminal()))
     }
-    Ok(())
 }
 
 /// The same thing happens to both copies.
