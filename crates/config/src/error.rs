@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 
 use crate::source::{Lines, Position, Source};
 
-/// Errors listed for one text; further ones are counted as "more".
+/// Errors listed for one text; of further ones it is only said that they may be there.
 pub const ERRORS_MAX: usize = 500;
 
 /// Something wrong with a configuration, said so that its author can put it right without reading anything else.
@@ -57,9 +57,10 @@ impl Finding {
 }
 
 impl Errors {
-    pub(crate) fn new(source: &Source, mut findings: Vec<Finding>) -> Self {
+    /// Errors of a text; `more` when the search for them was given up early.
+    pub(crate) fn new(source: &Source, mut findings: Vec<Finding>, more: bool) -> Self {
         findings.sort_by_key(|finding| finding.range);
-        let more = findings.len() > ERRORS_MAX;
+        let more = more || findings.len() > ERRORS_MAX;
         findings.truncate(ERRORS_MAX);
         let lines = source.lines();
         let errors = findings.into_iter().map(|finding| Error {
@@ -86,7 +87,7 @@ impl Errors {
         self.errors.len()
     }
 
-    /// Whether there are more than are listed.
+    /// Whether there may be more than are listed.
     #[must_use]
     pub fn more(&self) -> bool {
         self.more
@@ -133,9 +134,9 @@ impl fmt::Display for Errors {
             f.write_str(&error.snippet)?;
         }
         match (self.errors.len(), self.more) {
-            (1, _) => f.write_str("1 error"),
+            (1, false) => f.write_str("1 error"),
             (count, false) => write!(f, "{count} errors"),
-            (count, true) => write!(f, "{count} errors, and more"),
+            (count, true) => write!(f, "{count} shown, there may be more errors"),
         }
     }
 }

@@ -34,9 +34,9 @@ impl<T> Loaded<'_, T> {
 }
 
 /// Times that reading the type is tried again without the values that it refused, to find further ones.
-const READS_MAX: usize = 64;
+const READS_MAX: u64 = 64;
 /// Values that may be read in all those times together, so that a large and wrong text does not take long.
-const VALUES_READ_MAX: usize = 8_000_000;
+const VALUES_READ_MAX: u64 = 8_000_000;
 
 /// Loads a configuration from a text.
 ///
@@ -55,7 +55,7 @@ where
         Ok(tree) => tree,
         Err(fatal) => {
             findings.push(fatal);
-            return Err(Errors::new(source, findings));
+            return Err(Errors::new(source, findings, false));
         }
     };
     let (secrets, failed) = substitute(&mut tree, lookup, &mut findings);
@@ -68,31 +68,47 @@ where
     unknown.iter().for_each(|id| dropped.add(*id));
     findings.extend(verdict.findings);
 
-    let mut reading =
-        Reading { tree: &tree, shapes: &shapes, dropped, findings, names_missing: verdict.names_missing };
+    let mut reading = Reading {
+        tree: &tree,
+        secrets: &secrets,
+        shapes: &shapes,
+        dropped,
+        findings,
+        names_missing: verdict.names_missing,
+        gave_up: false,
+    };
     let value: Option<T> = reading.read();
-    let Reading { dropped, mut findings, names_missing, .. } = reading;
+    let Reading { dropped, mut findings, names_missing, gave_up, .. } = reading;
     if let Some(value) = value.as_ref().filter(|_| !names_missing) {
-        findings.extend(problems(value, &tree, &dropped, &unknown));
+        findings.extend(problems(value, &tree, &secrets, &dropped, &unknown));
     }
     match value {
         Some(value) if findings.is_empty() => Ok(Loaded { value, source, tree }),
-        _ => Err(Errors::new(source, scrubbed(findings, &secrets))),
+        _ => {
+            if findings.is_empty() {
+                let message = "what depends on withheld values cannot be checked".to_owned();
+                findings.push(Finding::of_file(message, "check the file where they are available"));
+            }
+            Err(Errors::new(source, findings, gave_up))
+        }
     }
 }
 
 /// Reads the type again and again, each time without the value that was refused.
 struct Reading<'r, 's> {
     tree: &'r Tree<'s>,
+    secrets: &'r Secrets,
     shapes: &'r Shapes,
     dropped: Dropped,
     findings: Vec<Finding>,
     names_missing: bool,
+    /// Whether values are left that were not read.
+    gave_up: bool,
 }
 
 impl Reading<'_, '_> {
     fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
-        let reads_max = READS_MAX.min(1 + VALUES_READ_MAX / self.tree.nodes.len().max(1));
+        let reads_max = READS_MAX.min(1 + VALUES_READ_MAX / self.tree.values.max(1));
         for _ in 0..reads_max {
             if self.dropped.contains(Tree::ROOT) {
                 return None;
@@ -104,6 +120,7 @@ impl Reading<'_, '_> {
             };
             self.on_refusal(&refusal);
         }
+        self.gave_up = true;
         None
     }
 
@@ -133,12 +150,12 @@ impl Reading<'_, '_> {
         };
         let substituted = tree.scalar(id).is_some_and(|scalar| scalar.style == Style::Substituted);
         let (message, remedy) = if refusal.message.starts_with("expected ") {
-            (refused, refusal.message.clone())
+            (refused, self.secrets.scrub(&refusal.message))
         } else if substituted {
             // What the type says may show the value in a form that cannot be recognised.
             (refused, about)
         } else {
-            (format!("{refused}: {}", refusal.message), about)
+            (format!("{refused}: {}", self.secrets.scrub(&refusal.message)), about)
         };
         let mut finding = Finding::at(tree, id, message, remedy);
         if let Some(entry) = key {
@@ -158,6 +175,7 @@ impl Reading<'_, '_> {
 fn problems<T: Check>(
     value: &T,
     tree: &Tree<'_>,
+    secrets: &Secrets,
     dropped: &Dropped,
     unknown: &HashSet<NodeId>,
 ) -> Vec<Finding> {
@@ -174,8 +192,10 @@ fn problems<T: Check>(
             continue;
         }
         let path = Path(&problem.steps).to_string();
-        let message = if path.is_empty() { problem.message } else { format!("{path}: {}", problem.message) };
-        let mut finding = Finding::at(tree, id, message, problem.remedy);
+        let scrubbed = |text: &str| scrub_of(tree, id, secrets.scrub(text));
+        let (message, remedy) = (scrubbed(&problem.message), scrubbed(&problem.remedy));
+        let message = if path.is_empty() { message } else { format!("{path}: {message}") };
+        let mut finding = Finding::at(tree, id, message, remedy);
         finding.path = path;
         if tree.scalar(id).is_none() || !whole {
             finding.range = entry.map(|entry| entry.key_range).or(finding.range);
@@ -186,13 +206,14 @@ fn problems<T: Check>(
     findings
 }
 
-/// The findings without any value that came from outside the text.
-fn scrubbed(mut findings: Vec<Finding>, secrets: &Secrets) -> Vec<Finding> {
-    for finding in &mut findings {
-        finding.message = secrets.scrub(std::mem::take(&mut finding.message));
-        finding.remedy = secrets.scrub(std::mem::take(&mut finding.remedy));
+/// A text about a value without that value, however short, if it came from outside.
+fn scrub_of(tree: &Tree<'_>, id: NodeId, text: String) -> String {
+    match tree.scalar(id) {
+        Some(scalar) if scalar.style == Style::Substituted && !scalar.text.is_empty() => {
+            text.replace(&*scalar.text, tree.written(id))
+        }
+        _ => text,
     }
-    findings
 }
 
 impl Finding {

@@ -11,8 +11,10 @@ use crate::tree::{Entry, Node, NodeId, Path, Scalar, Step, Style, Tree, Value, q
 
 /// Collections inside one another, aliases followed.
 const DEPTH_MAX: usize = 64;
-/// Values of a text, aliases followed: bounds memory and time, and defuses a text that multiplies itself by aliases.
+/// Values written in a text: bounds memory.
 const VALUES_MAX: u64 = 4_000_000;
+/// Values that stand for others by alias: bounds time, and defuses a text that multiplies itself.
+const ALIASED_MAX: u64 = 400_000;
 /// Bytes of all scalars, aliases followed.
 const SCALAR_BYTES_MAX: u64 = SOURCE_BYTES_MAX as u64;
 
@@ -37,6 +39,7 @@ pub(crate) fn parse<'s>(source: &'s Source, findings: &mut Vec<Finding>) -> Resu
         builder.on_event(event, range, findings)?;
     }
     let empty = builder.tree.nodes.is_empty() || builder.tree.is_null(Tree::ROOT);
+    builder.tree.values = builder.size.values;
     if empty {
         builder.tree.nodes.clear();
         builder.push(Value::Map(Vec::new()), (0, 0));
@@ -86,7 +89,7 @@ const KEYS_COMPARED_MAX: usize = 16;
 impl<'s> Builder<'s> {
     fn new(text: &'s str) -> Self {
         Self {
-            tree: Tree { text, nodes: Vec::new() },
+            tree: Tree { text, nodes: Vec::new(), values: 0 },
             open: Vec::new(),
             anchors: HashMap::new(),
             size: Size::default(),
@@ -246,11 +249,15 @@ impl<'s> Builder<'s> {
     fn count(&mut self, size: Size, range: (u32, u32)) -> Result<(), Finding> {
         self.size.values = self.size.values.saturating_add(size.values);
         self.size.bytes = self.size.bytes.saturating_add(size.bytes);
-        if self.size.values <= VALUES_MAX && self.size.bytes <= SCALAR_BYTES_MAX {
+        let written = self.tree.nodes.len() as u64;
+        let (message, remedy) = if written >= VALUES_MAX {
+            (format!("the file holds more than {VALUES_MAX} values"), "is it the right file?")
+        } else if self.size.values - written > ALIASED_MAX || self.size.bytes > SCALAR_BYTES_MAX {
+            ("the file grows too large by its aliases".to_owned(), "use fewer aliases of large values")
+        } else {
             return Ok(());
-        }
-        let message = format!("the file holds more than {VALUES_MAX} values, aliases followed");
-        Err(self.finding(range, message, "use fewer aliases of large values"))
+        };
+        Err(self.finding(range, message, remedy))
     }
 
     /// Makes a value a part of the collection that is open.

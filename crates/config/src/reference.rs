@@ -24,7 +24,7 @@ pub fn reference<T: JsonSchema>() -> String {
         }
         next += 1;
     }
-    writer.out
+    format!("{}\n", writer.out.trim_end())
 }
 
 struct Writer<'j> {
@@ -36,7 +36,7 @@ struct Writer<'j> {
 
 impl<'j> Writer<'j> {
     fn section(&mut self, name: &str, schema: &'j Json) {
-        let space = if self.out.is_empty() { "" } else { "\n" };
+        let space = if self.out.is_empty() || self.out.ends_with("\n\n") { "" } else { "\n" };
         let _ = writeln!(self.out, "{space}## {name}\n");
         if let Some(description) = description(schema) {
             let _ = writeln!(self.out, "{description}\n");
@@ -149,13 +149,11 @@ impl<'j> Writer<'j> {
     fn named(&mut self, name: &'j str) -> String {
         let definition = self.schema.pointer(&format!("/$defs/{name}"));
         let has_section = definition.is_some_and(|definition| {
-            definition.get("properties").is_some() || branches(definition).next().is_some()
+            ["properties", "pattern"].into_iter().any(|key| definition.get(key).is_some())
+                || branches(definition).next().is_some()
         });
         match definition {
-            Some(definition) if !has_section => {
-                let kind = self.kind(definition);
-                if definition.get("pattern").is_some() { name.to_owned() } else { kind }
-            }
+            Some(definition) if !has_section => self.kind(definition),
             _ => {
                 if !self.names.contains(&name) {
                     self.names.push(name);

@@ -55,7 +55,7 @@ impl Source {
             message: format!("byte {byte:#04x} is not UTF-8"),
             remedy: "save the file as UTF-8".to_owned(),
         };
-        Err(Errors::new(&source, vec![finding]))
+        Err(Errors::new(&source, vec![finding], false))
     }
 
     /// Reads a file of at most [`SOURCE_BYTES_MAX`] bytes.
@@ -66,7 +66,7 @@ impl Source {
         let name = path.display().to_string();
         let refuse = |message: String, remedy: &str| {
             let source = Self::new(name.clone(), "");
-            Errors::new(&source, vec![Finding::of_file(message, remedy)])
+            Errors::new(&source, vec![Finding::of_file(message, remedy)], false)
         };
         let mut bytes = Vec::new();
         File::open(path)

@@ -3,16 +3,21 @@
 //! Substitution happens in the tree, after parsing: a value can never become a key, a list or a map, whatever it holds.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
-use crate::error::Finding;
+use crate::error::{ERRORS_MAX, Finding};
 use crate::lookup::{Answer, Lookup};
+use crate::source::SOURCE_BYTES_MAX;
 use crate::tree::{NodeId, Path, Style, Tree, Value, quoted};
 
 /// What was put in, so that it can be taken out of messages again.
 #[derive(Debug, Default)]
 pub(crate) struct Secrets {
-    /// Values, longest first, each with what it was written as.
-    pairs: Vec<(String, String)>,
+    /// The values' lengths, the values, and what they were written as: longest first, so that no part of a value is left.
+    pairs: BTreeSet<(Reverse<usize>, String, String)>,
+    /// Bytes of all values together.
+    bytes: usize,
 }
 
 /// Values shorter than this are taken out of messages about their own place only: `1` stands everywhere.
@@ -26,18 +31,18 @@ impl Secrets {
         let debugged = format!("{value:?}");
         let debugged = &debugged[1..debugged.len() - 1];
         for form in [value, debugged, value.trim()] {
-            let pair = (form.to_owned(), written.to_owned());
-            if !self.pairs.contains(&pair) {
-                self.pairs.push(pair);
-            }
+            self.pairs.insert((Reverse(form.len()), form.to_owned(), written.to_owned()));
         }
     }
 
     /// The message with every value that was put in shown as it was written.
-    pub(crate) fn scrub(&self, message: String) -> String {
-        self.pairs.iter().fold(message, |message, (value, written)| {
+    pub(crate) fn scrub(&self, message: &str) -> String {
+        let scrub = |message: String, value: &str, written| {
             if message.contains(value) { message.replace(value, written) } else { message }
-        })
+        };
+        self.pairs
+            .iter()
+            .fold(message.to_owned(), |message, (_, value, written)| scrub(message, value, written))
     }
 }
 
@@ -66,11 +71,12 @@ pub(crate) fn substitute(
             }
             Err(refusal) => {
                 failed.push(id);
-                findings.push(refusal.finding(tree, id));
+                if findings.len() <= ERRORS_MAX {
+                    findings.push(refusal.finding(tree, id));
+                }
             }
         }
     }
-    secrets.pairs.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
     (secrets, failed)
 }
 
@@ -105,7 +111,7 @@ impl Refusal {
         Finding {
             range: Some(range),
             path: Path(&tree.steps(id)).to_string(),
-            value: Some(self.token),
+            value: Some(quoted(&self.token).trim_matches('`').to_owned()),
             message: self.message,
             remedy: self.remedy,
         }
@@ -138,12 +144,20 @@ fn expand(text: &str, lookup: &dyn Lookup, secrets: &mut Secrets) -> Result<Expa
         };
         let (token, tail) = rest.split_at(end + 1);
         match value(token, lookup)? {
-            Some(value) => {
+            Given::Default(value) => {
+                out.push_str(value);
+                style = style.or(Some(Style::Substituted));
+            }
+            Given::Found(value) => {
                 secrets.add(&value, token);
+                secrets.bytes += value.len();
+                if secrets.bytes > SOURCE_BYTES_MAX {
+                    return Err(too_large(token));
+                }
                 out.push_str(&value);
                 style = style.or(Some(Style::Substituted));
             }
-            None => style = Some(Style::Withheld),
+            Given::Withheld => style = Some(Style::Withheld),
         }
         rest = tail;
     }
@@ -154,8 +168,23 @@ fn expand(text: &str, lookup: &dyn Lookup, secrets: &mut Secrets) -> Result<Expa
     Ok(Expanded { text: out, style })
 }
 
-/// The value of one `${…}`; `None` when it is withheld.
-fn value(token: &str, lookup: &dyn Lookup) -> Result<Option<String>, Refusal> {
+fn too_large(token: &str) -> Refusal {
+    Refusal {
+        token: token.to_owned(),
+        message: format!("the values put in are larger than {} MiB together", SOURCE_BYTES_MAX >> 20),
+        remedy: "is it the right file or variable?".to_owned(),
+    }
+}
+
+/// What stands for one `${…}`.
+enum Given<'t> {
+    Found(String),
+    /// From the text itself, so no secret.
+    Default(&'t str),
+    Withheld,
+}
+
+fn value<'t>(token: &'t str, lookup: &dyn Lookup) -> Result<Given<'t>, Refusal> {
     let refuse = |message: String, remedy: String| Refusal { token: token.to_owned(), message, remedy };
     let inner = &token[2..token.len() - 1];
     if let Some(path) = inner.strip_prefix("file:") {
@@ -166,8 +195,8 @@ fn value(token: &str, lookup: &dyn Lookup) -> Result<Option<String>, Refusal> {
             )
         };
         return match lookup.file(path) {
-            Answer::Found(value) => Ok(Some(value)),
-            Answer::Withheld => Ok(None),
+            Answer::Found(value) => Ok(Given::Found(value)),
+            Answer::Withheld => Ok(Given::Withheld),
             Answer::Absent => Err(failed("there is none")),
             Answer::Failed(reason) => Err(failed(&reason)),
         };
@@ -187,10 +216,10 @@ fn value(token: &str, lookup: &dyn Lookup) -> Result<Option<String>, Refusal> {
     }
     // As in a shell, a default also stands in for a value that is empty.
     match (lookup.variable(name), default) {
-        (Answer::Withheld, _) => Ok(None),
-        (Answer::Found(value), Some(default)) if value.is_empty() => Ok(Some(default.to_owned())),
-        (Answer::Found(value), _) => Ok(Some(value)),
-        (Answer::Absent, Some(default)) => Ok(Some(default.to_owned())),
+        (Answer::Withheld, _) => Ok(Given::Withheld),
+        (Answer::Found(value), Some(default)) if value.is_empty() => Ok(Given::Default(default)),
+        (Answer::Found(value), _) => Ok(Given::Found(value)),
+        (Answer::Absent, Some(default)) => Ok(Given::Default(default)),
         (Answer::Absent, None) => Err(refuse(
             format!("the environment variable `{name}` is not set"),
             format!("set it, or give a default: `${{{name}:-default}}`"),

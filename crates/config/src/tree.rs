@@ -12,6 +12,8 @@ pub(crate) struct NodeId(pub(crate) u32);
 pub(crate) struct Tree<'s> {
     pub(crate) text: &'s str,
     pub(crate) nodes: Vec<Node<'s>>,
+    /// How many values there are with those that stand in several places counted in each.
+    pub(crate) values: u64,
 }
 
 #[derive(Debug)]

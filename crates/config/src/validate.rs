@@ -145,13 +145,19 @@ impl Validator<'_, '_> {
                 (None, Others::Denied) => self.unknown_key(id, entry, shape),
             }
         }
-        for key in &shape.required {
-            if !entries.iter().any(|entry| entry.key == *key) {
+        for key in shape.required.iter().filter(|key| !entries.iter().any(|entry| entry.key == **key)) {
+            self.unreadable_part(id);
+            let known = || shape.properties.keys().map(String::as_str);
+            let misspelt = |entry: &Entry<'_>| {
+                !shape.properties.contains_key(&*entry.key)
+                    && nearest(&entry.key, known()) == Some(key.as_str())
+            };
+            // A misspelt key has been reported, with this one as its remedy.
+            if !entries.iter().any(misspelt) {
                 let about = shape.properties.get(key).and_then(|of_key| self.shapes.describe(*of_key));
                 let about = about.map_or_else(String::new, |about| format!(" ({about})"));
                 let message = format!("{} lacks the key `{key}`", self.place(id));
                 self.find(id, message, format!("add `{key}: …`{about}"));
-                self.unreadable_part(id);
             }
         }
     }
@@ -239,7 +245,7 @@ impl Validator<'_, '_> {
             fitting.iter().filter_map(|branch| self.shapes.tag(*branch)).collect();
         let [entry] = entries.as_slice() else {
             let message = format!("{} has {} keys where one is wanted", self.place(id), entries.len());
-            self.find(id, message, listed("give one of", tags.iter().map(|(tag, _)| *tag)));
+            self.find(id, message, listed("give one of", self.variants(branches).iter().map(String::as_str)));
             return self.unreadable_part(id);
         };
         if let Some((_, content)) = tags.iter().find(|(tag, _)| entry.key == *tag) {

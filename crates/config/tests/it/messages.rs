@@ -3,7 +3,7 @@
 use config::{Position, Source, Step};
 use expect_test::{Expect, expect};
 
-use crate::sample::{Fixed, Root, load, refusal};
+use crate::sample::{Fixed, Root, Route, load, refusal};
 
 fn says(text: &str, expected: Expect) {
     expected.assert_eq(&refusal(text));
@@ -189,6 +189,37 @@ fn unknown_word_and_variant() {
                13 |   f: {balance: 5}
                   |                ^
             11 errors"#]],
+    );
+}
+
+#[test]
+fn optional_choices_and_maps_are_as_strict_as_others() {
+    let root =
+        load("routes: [{balance: ~, pinned: , service: }, {balance: random}, {pinned: {header: x}}]\n")
+            .unwrap();
+    assert_eq!(root.routes[0], Route::default());
+    says(
+        "routes:\n  - balance: randum\n    pinned: 5\n  - balance: {ring_hash: {headr: x}}\n    pinned: {header: x, point: 1}\n  - balance: {}\n    pinned: []\n",
+        expect![[r#"
+            seawall.yaml:2:14: `randum` is not one of the known words for routes[0].balance; did you mean `random`?
+                2 |   - balance: randum
+                  |              ^^^^^^
+            seawall.yaml:3:13: routes[0].pinned must be a map, not `5`; wanted: What a user is pinned by
+                3 |     pinned: 5
+                  |             ^
+            seawall.yaml:4:27: unknown key `headr` in routes[1].balance.ring_hash; did you mean `header`?
+                4 |   - balance: {ring_hash: {headr: x}}
+                  |                           ^^^^^
+            seawall.yaml:5:25: unknown key `point` in routes[1].pinned; did you mean `points`?
+                5 |     pinned: {header: x, point: 1}
+                  |                         ^^^^^
+            seawall.yaml:6:5: routes[2].balance has 0 keys where one is wanted; give one of `round_robin`, `random` or `ring_hash`
+                6 |   - balance: {}
+                  |     ^^^^^^^
+            seawall.yaml:7:5: routes[2].pinned must be a map, not a list; wanted: What a user is pinned by
+                7 |     pinned: []
+                  |     ^^^^^^
+            6 errors"#]],
     );
 }
 

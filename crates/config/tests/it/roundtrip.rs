@@ -39,26 +39,40 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    (option::of(text()), btree_map(text(), condition(), 0..4), option::of(any::<u16>()))
-        .prop_map(|(path, headers, status)| Route { path, headers, status, ..Route::default() })
+    (
+        option::of(text()),
+        btree_map(text(), condition(), 0..4),
+        option::of(balance()),
+        option::of(any::<u16>()),
+    )
+        .prop_map(|(path, headers, balance, status)| Route {
+            path,
+            headers,
+            balance,
+            status,
+            ..Route::default()
+        })
 }
 
-fn service() -> impl Strategy<Value = Service> {
-    let endpoint = ("[a-z.]{1,9}:[1-9][0-9]{0,3}", any::<u32>())
-        .prop_map(|(address, weight)| Endpoint { address, weight });
-    let balance = prop_oneof![
+fn balance() -> impl Strategy<Value = Balance> {
+    prop_oneof![
         Just(Balance::RoundRobin),
         Just(Balance::Random),
         (text(), any::<u32>(), -1e9..1e9f64).prop_map(|(header, points, load_bound)| Balance::RingHash(
             RingHash { header, points, load_bound }
         )),
-    ];
+    ]
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let endpoint = ("[a-z.]{1,9}:[1-9][0-9]{0,3}", any::<u32>())
+        .prop_map(|(address, weight)| Endpoint { address, weight });
     let timeouts = (0..1_000_000u64, option::of(0..1_000_000u64)).prop_map(|(connect, idle)| Timeouts {
         connect: Span::from_millis(connect),
         request: Span::from_millis(u64::MAX / 1_000_000),
         idle: idle.map(Span::from_millis),
     });
-    (vec(endpoint, 1..4), balance, timeouts, 0.0..=1.0f64, any::<u64>(), any::<bool>()).prop_map(
+    (vec(endpoint, 1..4), balance(), timeouts, 0.0..=1.0f64, any::<u64>(), any::<bool>()).prop_map(
         |(endpoints, balance, timeouts, panic_below, head_max, via)| Service {
             endpoints,
             balance,

@@ -13,28 +13,28 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 /// A gateway in small.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Root {
+pub(crate) struct Root {
     /// Where requests come in.
-    pub listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<Listener>,
     /// Which request goes where.
-    pub routes: Vec<Route>,
+    pub(crate) routes: Vec<Route>,
     /// The services, by name.
-    pub services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, Service>,
     /// Labels of this process.
-    pub labels: BTreeMap<u16, String>,
+    pub(crate) labels: BTreeMap<u16, String>,
     /// Tags, each once.
-    pub tags: BTreeSet<String>,
+    pub(crate) tags: BTreeSet<String>,
 }
 
 /// An address where requests come in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Listener {
+pub(crate) struct Listener {
     /// Address and port, such as `0.0.0.0:8080`. Port 0 lets the system choose one.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Connections open at once.
     #[serde(default = "connections_default")]
-    pub connections: NonZeroU32,
+    pub(crate) connections: NonZeroU32,
 }
 
 fn connections_default() -> NonZeroU32 {
@@ -44,23 +44,27 @@ fn connections_default() -> NonZeroU32 {
 /// Which requests, and what becomes of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Route {
+pub(crate) struct Route {
     /// The path.
-    pub path: Option<String>,
+    pub(crate) path: Option<String>,
     /// The service that answers.
-    pub service: Option<String>,
+    pub(crate) service: Option<String>,
     /// Conditions on header fields.
-    pub headers: BTreeMap<String, Condition>,
+    pub(crate) headers: BTreeMap<String, Condition>,
     /// The class of requests that name none.
-    pub criticality: Option<Criticality>,
+    pub(crate) criticality: Option<Criticality>,
+    /// The policy of this route. Absent: the service's.
+    pub(crate) balance: Option<Balance>,
+    /// What a user is pinned by.
+    pub(crate) pinned: Option<RingHash>,
     /// Answers with this status.
-    pub status: Option<u16>,
+    pub(crate) status: Option<u16>,
 }
 
 /// A condition on a value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Condition {
+pub(crate) enum Condition {
     /// The value is this.
     Exact(String),
     /// The value is one of these.
@@ -72,31 +76,31 @@ pub enum Condition {
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Service {
+pub(crate) struct Service {
     /// Endpoints, as `host:port` or with a weight.
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     /// Which endpoint gets the next attempt.
-    pub balance: Balance,
+    pub(crate) balance: Balance,
     /// How long to wait.
-    pub timeouts: Timeouts,
+    pub(crate) timeouts: Timeouts,
     /// Below this share of available endpoints availability is ignored.
-    pub panic_below: Ratio,
+    pub(crate) panic_below: Ratio,
     /// Largest head of an answer.
-    pub head_max: ByteSize,
+    pub(crate) head_max: ByteSize,
     /// Whether the `via` header is added.
-    pub via: bool,
+    pub(crate) via: bool,
 }
 
 /// How long to wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
+pub(crate) struct Timeouts {
     /// For a connection.
-    pub connect: Span,
+    pub(crate) connect: Span,
     /// For the whole request.
-    pub request: Span,
+    pub(crate) request: Span,
     /// For an unused connection. Absent: for ever.
-    pub idle: Option<Span>,
+    pub(crate) idle: Option<Span>,
 }
 
 impl Default for Timeouts {
@@ -108,7 +112,7 @@ impl Default for Timeouts {
 /// The balancing policy of a service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Balance {
+pub(crate) enum Balance {
     /// In turn.
     #[default]
     RoundRobin,
@@ -121,22 +125,22 @@ pub enum Balance {
 /// A consistent-hash ring.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RingHash {
+pub(crate) struct RingHash {
     /// The header that is hashed.
-    pub header: String,
+    pub(crate) header: String,
     /// Points on the ring.
     #[serde(default)]
-    pub points: u32,
+    pub(crate) points: u32,
     /// The bound on an endpoint's load.
     #[serde(default)]
-    pub load_bound: f64,
+    pub(crate) load_bound: f64,
 }
 
 /// One endpoint: `10.0.0.1:8080`, or a map with `address` and `weight`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Endpoint {
-    pub address: String,
-    pub weight: u32,
+pub(crate) struct Endpoint {
+    pub(crate) address: String,
+    pub(crate) weight: u32,
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
@@ -227,9 +231,9 @@ impl Check for Service {
 
 /// A lookup with fixed variables and files.
 #[derive(Default)]
-pub struct Fixed {
-    pub variables: Vec<(&'static str, &'static str)>,
-    pub files: Vec<(&'static str, Answer)>,
+pub(crate) struct Fixed {
+    pub(crate) variables: Vec<(&'static str, &'static str)>,
+    pub(crate) files: Vec<(&'static str, Answer)>,
 }
 
 impl Lookup for Fixed {
@@ -244,16 +248,16 @@ impl Lookup for Fixed {
     }
 }
 
-pub fn load_with(text: &str, lookup: &dyn Lookup) -> Result<Root, Errors> {
+pub(crate) fn load_with(text: &str, lookup: &dyn Lookup) -> Result<Root, Errors> {
     config::load(&Source::new("seawall.yaml", text), lookup).map(|loaded| loaded.value)
 }
 
-pub fn load(text: &str) -> Result<Root, Errors> {
+pub(crate) fn load(text: &str) -> Result<Root, Errors> {
     load_with(text, &Fixed::default())
 }
 
 /// What is said about a text that must be refused.
-pub fn refusal(text: &str) -> String {
+pub(crate) fn refusal(text: &str) -> String {
     match load(text) {
         Ok(root) => panic!("accepted as {root:?}"),
         Err(errors) => errors.to_string(),

@@ -34,9 +34,11 @@ fn the_reference_lists_every_key() {
 
         | key | type | default | description |
         |---|---|---|---|
+        | `balance` | [Balance](#balance) |  | The policy of this route. Absent: the service's. |
         | `criticality` | [Criticality](#criticality) |  | The class of requests that name none. |
         | `headers` | map of [Condition](#condition) |  | Conditions on header fields. |
         | `path` | string |  | The path. |
+        | `pinned` | [RingHash](#ringhash) |  | What a user is pinned by. |
         | `service` | string |  | The service that answers. |
         | `status` | integer from 0 to 65535 |  | Answers with this status. |
 
@@ -48,10 +50,18 @@ fn the_reference_lists_every_key() {
         |---|---|---|---|
         | `balance` | [Balance](#balance) | `"round_robin"` | Which endpoint gets the next attempt. |
         | `endpoints` | list of [Endpoint](#endpoint) | `[]` | Endpoints, as `host:port` or with a weight. |
-        | `head_max` | ByteSize | `"0"` | Largest head of an answer. |
+        | `head_max` | [ByteSize](#bytesize) | `"0"` | Largest head of an answer. |
         | `panic_below` | number from 0 to 1 | `0.0` | Below this share of available endpoints availability is ignored. |
         | `timeouts` | [Timeouts](#timeouts) |  | How long to wait. |
         | `via` | `true` or `false` | `false` | Whether the `via` header is added. |
+
+        ## Balance
+
+        The balancing policy of a service.
+
+        - `round_robin`: In turn.
+        - `random`: At random.
+        - `ring_hash:` [RingHash](#ringhash): A ring hash of a request's key.
 
         ## Criticality
 
@@ -73,13 +83,15 @@ fn the_reference_lists_every_key() {
         - `any_of:` list of string: The value is one of these.
         - `present:` `true` or `false`: There is a value, or there is none.
 
-        ## Balance
+        ## RingHash
 
-        The balancing policy of a service.
+        A consistent-hash ring.
 
-        - `round_robin`: In turn.
-        - `random`: At random.
-        - `ring_hash:` [RingHash](#ringhash): A ring hash of a request's key.
+        | key | type | default | description |
+        |---|---|---|---|
+        | `header` | string | required | The header that is hashed. |
+        | `load_bound` | number | `0.0` | The bound on an endpoint's load. |
+        | `points` | integer from 0 | `0` | Points on the ring. |
 
         ## Endpoint
 
@@ -93,25 +105,23 @@ fn the_reference_lists_every_key() {
         | `address` | string | required | Host and port. |
         | `weight` | integer from 0 | `1` |  |
 
+        ## ByteSize
+
+        A number of bytes, such as 512, 16KiB or 1MiB.
+
         ## Timeouts
 
         How long to wait.
 
         | key | type | default | description |
         |---|---|---|---|
-        | `connect` | Span | `"1s"` | For a connection. |
-        | `idle` | Span |  | For an unused connection. Absent: for ever. |
-        | `request` | Span | `"30s"` | For the whole request. |
+        | `connect` | [Span](#span) | `"1s"` | For a connection. |
+        | `idle` | [Span](#span) |  | For an unused connection. Absent: for ever. |
+        | `request` | [Span](#span) | `"30s"` | For the whole request. |
 
-        ## RingHash
+        ## Span
 
-        A consistent-hash ring.
-
-        | key | type | default | description |
-        |---|---|---|---|
-        | `header` | string | required | The header that is hashed. |
-        | `load_bound` | number | `0.0` | The bound on an endpoint's load. |
-        | `points` | integer from 0 | `0` | Points on the ring. |
+        A length of time with its unit, such as 250ms, 10s or 1m30s.
     "###]].assert_eq(&config::reference::<Root>());
 }
 

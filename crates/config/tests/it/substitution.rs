@@ -133,6 +133,56 @@ fn what_is_withheld_is_taken_for_right() {
 }
 
 #[test]
+fn a_text_of_withheld_values_alone_is_an_error_that_says_so() {
+    let lookup = Fixed { files: vec![("/s", Answer::Withheld)], ..Fixed::default() };
+    let text = format!("listeners:\n{}", "  - address: ${file:/s}\n".repeat(100));
+    says(
+        &text,
+        &lookup,
+        expect![[r#"
+            seawall.yaml: what depends on withheld values cannot be checked; check the file where they are available
+            1 shown, there may be more errors"#]],
+    );
+}
+
+#[test]
+fn a_short_value_is_not_shown_at_its_own_place_and_not_hidden_elsewhere() {
+    let lookup = variables(&[("S", "abc"), ("ON", "true")]);
+    says(
+        "routes: [{service: '${S}'}, {service: abc-2}]\nservices: {abcd: {via: \"${ON}\", endpoints: [a:1]}}\n",
+        &lookup,
+        expect![[r#"
+            seawall.yaml:1:20: routes[0].service: no service is called `${S}`; the services are: ${S}d
+                1 | routes: [{service: '${S}'}, {service: abc-2}]
+                  |                    ^^^^^^
+            seawall.yaml:1:39: routes[1].service: no service is called `abc-2`; the services are: abcd
+                1 | routes: [{service: '${S}'}, {service: abc-2}]
+                  |                                       ^^^^^
+            2 errors"#]],
+    );
+    says(
+        "services: {a: {via: 1, endpoints: ['${ON}', 'b:${PORT:-1}']}}\n",
+        &lookup,
+        expect![[r#"
+        seawall.yaml:1:21: services.a.via must be `true` or `false`, not `1`; write `true` or `false`
+            1 | services: {a: {via: 1, endpoints: ['${ON}', 'b:${PORT:-1}']}}
+              |                     ^
+        seawall.yaml:1:36: `${ON}` is not accepted for services.a.endpoints[0]; expected `host:port` or a map with `address` and `weight`
+            1 | services: {a: {via: 1, endpoints: ['${ON}', 'b:${PORT:-1}']}}
+              |                                    ^^^^^^^
+        2 errors"#]],
+    );
+}
+
+#[test]
+fn values_put_in_are_bounded_together() {
+    let lookup = Always("x".repeat(1 << 20));
+    let text = format!("tags:\n{}", "  - ${V}\n".repeat(70));
+    let errors = config::load::<Root>(&Source::new("x", text), &lookup).unwrap_err();
+    assert!(errors.to_string().contains("the values put in are larger than 64 MiB together"));
+}
+
+#[test]
 fn the_environment_reads_files_unless_told_not_to() {
     let path = std::env::temp_dir().join(format!("seawall-config-{}", std::process::id()));
     std::fs::write(&path, " secret \n").unwrap();
