@@ -153,7 +153,8 @@ impl App {
         }
         tasks.spawn(obey_signals(Signals::new()?, Arc::clone(&shared)));
         if let Some(file) = shared.source.file.clone() {
-            tasks.spawn(follow(Watch::new(file), Arc::clone(&shared)));
+            let loaded = shared.state().in_force.hash();
+            tasks.spawn(follow(Watch::new(file, loaded), Arc::clone(&shared)));
         }
         shared.gateway.run().await;
         tasks.shutdown().await;
@@ -181,7 +182,7 @@ impl Shared {
                     at: state.since,
                     who: who.to_owned(),
                     what: format!("configuration {} in force: {summary}", state.version),
-                    undo: format!("restore the file with hash {}", before.hash()),
+                    undo: format!("restore the file with hash {:016x}", before.hash()),
                 };
                 state.changes.push_front(change);
                 state.changes.truncate(CHANGES_MAX);
@@ -220,7 +221,7 @@ impl Shared {
         status.config = status::Config {
             source: self.source.name(),
             version: state.version,
-            hash: state.in_force.hash().to_owned(),
+            hash: format!("{:016x}", state.in_force.hash()),
             since: state.since.to_string(),
             refused: state.refused,
             refusal: state.refusal.clone(),
