@@ -1,7 +1,27 @@
 //! The road that a request takes: listeners, routing, admission, attempts, answers.
 //!
-//! A tier-3 room: it imports `model`, `policy` and `config`, and no other room of its tier.
+//! A tier-3 room: it imports `model`, `policy` and `config`, and no other room of its tier. [`road`] is the way of a request;
+//! [`engine`] is what it is made of; [`service`], `discover` and `health` know the endpoints; [`Gateway`] is the whole.
 #![deny(unsafe_code)]
 
+mod access_log;
+mod answer;
+pub mod codec;
 pub mod config;
+mod discover;
+mod engine;
+pub mod forwarded;
+mod health;
+mod listen;
+pub mod metrics;
+mod road;
+pub mod router;
+mod run;
 pub mod service;
+mod snapshot;
+
+pub use answer::Reason;
+pub use run::{
+    BuildError, ChangeStatus, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent,
+    Status, metrics_reference,
+};

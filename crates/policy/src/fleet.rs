@@ -4,37 +4,97 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use model::Ratio;
+use model::{Instant, Ratio};
 
-use crate::Endpoint;
+use crate::slow_start::SlowStartParams;
+use crate::{Endpoint, Rng, Unavailable, mix};
 
-/// An immutable picture of a service's endpoints. Rebuilt when the set or an endpoint's availability changes; the
-/// endpoints themselves, with all that was learnt about them, are shared between pictures.
+/// An immutable picture of a service's endpoints. Rebuilt when the set, a weight or an endpoint's availability
+/// changes; the endpoints themselves, with all that was learnt about them, are shared between pictures.
 ///
-/// Balancers pick among [`Fleet::candidates`]: the available endpoints, or all of them while the fleet
-/// [panics](Fleet::panicking). An endpoint that became unavailable a moment ago may still be among them, so a
-/// balancer also skips whoever is no longer [available](Endpoint::available) unless the fleet panics.
+/// Balancers pick among [`Fleet::candidates`]: the available endpoints of non-zero weight, or more of them while the
+/// fleet [panics](Fleet::panicking). An endpoint that became unavailable a moment ago may still be among them, so a
+/// balancer also asks [`Fleet::may_use`].
 #[derive(Debug)]
 pub struct Fleet {
     endpoints: Box<[Arc<Endpoint>]>,
     candidates: Box<[u32]>,
     panicking: bool,
+    ramp: Option<Ramp>,
+}
+
+#[derive(Debug)]
+struct Ramp {
+    params: SlowStartParams,
+    /// When the oldest candidate joined: its share is the largest.
+    oldest: Instant,
+    /// When the youngest candidate's window ends.
+    over: Instant,
+}
+
+impl Ramp {
+    /// A candidate's share of its weight relative to the oldest candidate's; 1 once all windows are over.
+    fn share(&self, endpoint: &Endpoint, now: Instant) -> f64 {
+        if now >= self.over {
+            return 1.0;
+        }
+        self.params.share(now.since(endpoint.joined())) / self.params.share(now.since(self.oldest))
+    }
 }
 
 impl Fleet {
-    /// A picture of `endpoints`. When less than `panic_below` of them is available, availability is thought to be
-    /// misjudged and all of them are candidates (fails open). With [`Ratio::ZERO`] it never panics: when nobody is
-    /// available, nobody is picked (fails closed).
+    /// A picture of `endpoints`, without slow start.
+    ///
+    /// When less than `panic_below` of them is available, health checks and ejection are thought to misjudge: what
+    /// they say is ignored (fails open). Endpoints that an operator disabled stay out even then, and those that asked
+    /// for no new requests stay out while there are others; neither counts towards the share. With [`Ratio::ZERO`]
+    /// it never panics: when nobody is available, nobody is picked (fails closed).
     #[must_use]
     pub fn new(endpoints: Vec<Arc<Endpoint>>, panic_below: Ratio) -> Self {
-        let available: Box<[u32]> = (0u32..)
-            .zip(&endpoints)
-            .filter(|(_, endpoint)| endpoint.available())
-            .map(|(index, _)| index)
-            .collect();
-        let panicking = (available.len() as f64) < panic_below.get() * endpoints.len() as f64;
-        let candidates = if panicking { (0u32..).take(endpoints.len()).collect() } else { available };
-        Self { endpoints: endpoints.into(), candidates, panicking }
+        let those = |wanted: &dyn Fn(&Endpoint) -> bool| -> Box<[u32]> {
+            let indexed = (0u32..).zip(&endpoints);
+            indexed
+                .filter(|(_, endpoint)| endpoint.weight() > 0 && wanted(endpoint))
+                .map(|(at, _)| at)
+                .collect()
+        };
+        let disabled = |endpoint: &Endpoint| endpoint.is_unavailable(Unavailable::Disabled);
+        let available = those(&Endpoint::available);
+        let mut judged =
+            those(&|endpoint| !disabled(endpoint) && !endpoint.is_unavailable(Unavailable::LameDuck));
+        if judged.is_empty() {
+            judged = those(&|endpoint| !disabled(endpoint));
+        }
+        let panicking = (available.len() as f64) < panic_below.get() * judged.len() as f64;
+        let candidates = if panicking { judged } else { available };
+        Self { endpoints: endpoints.into(), candidates, panicking, ramp: None }
+    }
+
+    /// Ramps candidates up that joined less than the window before `now`.
+    ///
+    /// A newcomer always gets at least [`SlowStartParams::weight_min`] of its share. Nobody gets more than twice the
+    /// share that it will have when all are ramped up: while newcomers are so many that their floor would push more
+    /// onto the rest, the floor is raised.
+    #[must_use]
+    pub fn with_slow_start(mut self, params: &SlowStartParams, now: Instant) -> Self {
+        let window = params.window.get();
+        let joined = || self.candidates().iter().map(|index| self.endpoint(*index).joined());
+        let (Some(oldest), Some(newest)) = (joined().min(), joined().max()) else { return self };
+        let over = newest.after(window);
+        if over <= now || oldest == newest {
+            return self;
+        }
+        let (mut settled, mut new) = (0.0, 0.0);
+        for endpoint in self.candidates.iter().map(|index| self.endpoint(*index)) {
+            let weight = f64::from(endpoint.weight());
+            if endpoint.joined().after(window) <= now { settled += weight } else { new += weight }
+        }
+        // settled + floor × new ≥ (settled + new) / 2
+        let floor = params.weight_min.get().max(0.5 - settled / (2.0 * new));
+        let weight_min = Ratio::new(floor).unwrap_or(Ratio::ONE);
+        self.ramp =
+            Some(Ramp { params: SlowStartParams { window: params.window, weight_min }, oldest, over });
+        self
     }
 
     /// Every endpoint, in the order of the configuration or the discovery answer.
@@ -43,15 +103,133 @@ impl Fleet {
         &self.endpoints
     }
 
+    /// The endpoint at `index`.
+    ///
+    /// # Panics
+    /// When there is no such index.
+    #[must_use]
+    pub fn endpoint(&self, index: u32) -> &Endpoint {
+        &self.endpoints[index as usize]
+    }
+
     /// Indices into [`Fleet::endpoints`] of those that may be picked.
     #[must_use]
     pub fn candidates(&self) -> &[u32] {
         &self.candidates
     }
 
-    /// Whether so few are available that availability is ignored.
+    /// Whether so few are available that health checks and ejection are ignored.
     #[must_use]
     pub fn panicking(&self) -> bool {
         self.panicking
+    }
+
+    /// Whether a candidate may be used at this moment: it is available, or the fleet panics and no operator took
+    /// it out.
+    #[must_use]
+    pub fn may_use(&self, endpoint: &Endpoint) -> bool {
+        endpoint.available() || (self.panicking && !endpoint.is_unavailable(Unavailable::Disabled))
+    }
+
+    /// A candidate's share of its weight by slow start, relative to the oldest candidate's. 1 without a ramp.
+    #[must_use]
+    pub fn ramp_share(&self, endpoint: &Endpoint, now: Instant) -> f64 {
+        self.ramp.as_ref().map_or(1.0, |ramp| ramp.share(endpoint, now))
+    }
+
+    /// Whether slow start lets a draw of this candidate stand; otherwise draw again. By chance, so that it gets its
+    /// share of draws.
+    pub(crate) fn admits(&self, endpoint: &Endpoint, now: Instant, rng: &mut Rng) -> bool {
+        self.ramp.is_none() || {
+            let share = self.ramp_share(endpoint, now);
+            share >= 1.0 || rng.f64() < share
+        }
+    }
+
+    /// Whether slow start lets this candidate have `key`. By the key, so that during the ramp a key moves to a
+    /// newcomer once and stays.
+    pub(crate) fn admits_key(&self, endpoint: &Endpoint, now: Instant, key: u64) -> bool {
+        self.ramp.is_none() || {
+            let share = self.ramp_share(endpoint, now);
+            share >= 1.0 || unit(mix(key ^ endpoint.key().rotate_left(32))) < share
+        }
+    }
+}
+
+/// The number in [0, 1) that the upper 53 bits of a hash name.
+pub(crate) fn unit(hash: u64) -> f64 {
+    (hash >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Span;
+    use proptest::prelude::*;
+    use std::format;
+    use std::vec::Vec;
+
+    fn endpoints(count: u32) -> Vec<Arc<Endpoint>> {
+        (0..count).map(|n| Arc::new(Endpoint::new(&format!("e{n}"), 1, 10, Instant::ORIGIN))).collect()
+    }
+
+    #[test]
+    fn panic_ignores_judgements_but_not_decisions() {
+        let all = endpoints(6);
+        all[0].set_unavailable(Unavailable::Unhealthy, true);
+        all[1].set_unavailable(Unavailable::Ejected, true);
+        all[2].set_unavailable(Unavailable::LameDuck, true);
+        all[3].set_unavailable(Unavailable::Disabled, true);
+        let calm = Fleet::new(all.clone(), Ratio::percent(50));
+        assert_eq!((calm.panicking(), calm.candidates()), (false, &[4, 5][..]));
+        all[4].set_unavailable(Unavailable::Unhealthy, true);
+        let panicking = Fleet::new(all.clone(), Ratio::percent(50));
+        assert_eq!((panicking.panicking(), panicking.candidates()), (true, &[0, 1, 4, 5][..]));
+        assert!(panicking.may_use(&all[0]) && !panicking.may_use(&all[3]));
+    }
+
+    #[test]
+    fn lame_ducks_are_better_than_nobody_only_where_panic_is_allowed() {
+        let all = endpoints(2);
+        for endpoint in &all {
+            endpoint.set_unavailable(Unavailable::LameDuck, true);
+        }
+        assert_eq!(Fleet::new(all.clone(), Ratio::percent(50)).candidates(), [0, 1]);
+        assert!(Fleet::new(all, Ratio::ZERO).candidates().is_empty());
+    }
+
+    #[test]
+    fn weight_zero_is_never_a_candidate() {
+        let all = endpoints(2);
+        all[0].set_weight(0);
+        assert_eq!(Fleet::new(all, Ratio::percent(100)).candidates(), [1]);
+    }
+
+    proptest! {
+        /// The promise of slow start, by the shares themselves: newcomers get their floor, nobody twice its due.
+        #[test]
+        fn slow_start_floors_newcomers_and_caps_everyone(
+            ages in prop::collection::vec((0u64..40_000, 1u32..10), 1..20),
+            floor in 0u8..=100,
+            later in 0u64..20_000,
+        ) {
+            let start = Instant::from_secs(100);
+            let all: Vec<_> = ages.iter().map(|(age, weight)| {
+                let joined = start.before(core::time::Duration::from_millis(*age));
+                Arc::new(Endpoint::new(&format!("{age}"), *weight, 10, joined))
+            }).collect();
+            let params = SlowStartParams { window: Span::from_secs(10), weight_min: Ratio::percent(floor) };
+            let fleet = Fleet::new(all, Ratio::ZERO).with_slow_start(&params, start);
+            let now = start.after(core::time::Duration::from_millis(later));
+            let effective = |endpoint: &Endpoint| f64::from(endpoint.weight()) * fleet.ramp_share(endpoint, now);
+            let total: f64 = fleet.endpoints().iter().map(|endpoint| effective(endpoint)).sum();
+            let weights: f64 = fleet.endpoints().iter().map(|endpoint| f64::from(endpoint.weight())).sum();
+            for endpoint in fleet.endpoints() {
+                let due = f64::from(endpoint.weight()) / weights;
+                let gets = effective(endpoint) / total;
+                prop_assert!(gets <= 2.0 * due + 1e-9, "{gets} of {due}");
+                prop_assert!(gets >= params.weight_min.get() * due - 1e-9, "{gets} of {due}");
+            }
+        }
     }
 }

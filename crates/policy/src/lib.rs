@@ -19,17 +19,26 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+pub mod deadline;
 pub mod ejection;
 pub mod endpoint;
+mod fading;
 pub mod fleet;
 pub mod health;
 pub mod hedge;
+mod histogram;
 pub mod rate_limit;
+pub mod report;
+mod sharded;
 pub mod slow_start;
+pub mod split;
+pub mod sticky;
 pub mod subset;
+mod window;
 
-pub use endpoint::{Ended, Endpoint, Report, Unavailable};
+pub use endpoint::{Ended, Endpoint, Totals, Unavailable};
 pub use fleet::Fleet;
+pub use report::Report;
 
 /// The random generator that decisions draw from. Seeded by the caller; see [`seed`].
 pub type Rng = fastrand::Rng;

@@ -1,5 +1,7 @@
 //! Slow start: ramps traffic to a newcomer.
 
+use core::time::Duration;
+
 use model::{Ratio, Span};
 use serde::{Deserialize, Serialize};
 
@@ -17,5 +19,46 @@ pub struct SlowStartParams {
 impl Default for SlowStartParams {
     fn default() -> Self {
         Self { window: Span::from_secs(10), weight_min: Ratio::percent(10) }
+    }
+}
+
+impl SlowStartParams {
+    /// No ramp: newcomers get their full share at once.
+    pub const OFF: Self = Self { window: Span::from_millis(0), weight_min: Ratio::ONE };
+
+    /// The share of its weight that an endpoint which joined `age` ago counts with: grows evenly from
+    /// [`SlowStartParams::weight_min`] to 1 over the window, and never falls.
+    ///
+    /// How much of the traffic that is depends on the others: see [`Fleet::with_slow_start`](crate::Fleet::with_slow_start).
+    #[must_use]
+    pub fn share(&self, age: Duration) -> f64 {
+        let window = self.window.get();
+        if age >= window {
+            return 1.0;
+        }
+        let floor = self.weight_min.get();
+        floor + (1.0 - floor) * (age.as_secs_f64() / window.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn grows_from_the_floor_to_one(window in 0u64..100_000, floor in 0u8..=100, age in 0u64..200_000, more in 0u64..1_000) {
+            let params = SlowStartParams { window: Span::from_millis(window), weight_min: Ratio::percent(floor) };
+            let share = params.share(Duration::from_millis(age));
+            prop_assert!((params.weight_min.get()..=1.0).contains(&share));
+            prop_assert!(params.share(Duration::from_millis(age + more)) >= share);
+            prop_assert!(age < window || share == 1.0);
+        }
+    }
+
+    #[test]
+    fn off_means_no_ramp() {
+        assert_eq!(SlowStartParams::OFF.share(Duration::ZERO), 1.0);
     }
 }

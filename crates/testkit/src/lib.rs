@@ -1,1 +1,29 @@
-//! x
+//! What tests and benchmarks share. Never part of a release.
+//!
+//! * [`upstream`] — a programmable HTTP/1.1 back end; [`client`] — a client that sends bytes as they are.
+//! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
+//! * [`load`] — an epoll load generator; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
+//!   which a benchmark needs as its floor.
+//! * [`wait`] — waiting on a state instead of sleeping; [`temp`] — directories that vanish; [`alloc`] — an
+//!   allocator that counts.
+//!
+//! Everything blocks and runs on plain threads, so that it shares no runtime, no parser and no bug with what it
+//! tests. Failures panic with what was seen: the caller is a test.
+
+pub mod alloc;
+pub mod backend;
+pub mod client;
+pub mod forwarder;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod sys;
+pub mod temp;
+pub mod upstream;
+pub mod wait;
+
+pub use client::{Client, get, request};
+pub use process::{Nginx, Seawall};
+pub use temp::TempDir;
+pub use upstream::{Gate, Reply, Upstream};
+pub use wait::{free_port, wait_until};

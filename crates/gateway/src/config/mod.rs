@@ -1,11 +1,13 @@
 //! What a user may say about the gateway. Every key has a default unless its absence makes no sense.
 
 mod listener;
+pub(crate) mod problem;
 mod process;
 mod route;
 mod service;
 
 pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
+pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
 pub use route::{
     Action, Condition, FixedAnswer, HeaderChanges, Match, Redirect, Rewrite, Route, RouteRateLimit,
@@ -41,4 +43,10 @@ pub struct Config {
 /// The share of endpoints below which availability is thought to be misjudged, by default.
 pub(crate) fn panic_below_default() -> Ratio {
     Ratio::percent(34)
+}
+impl Config {
+    /// x
+    pub fn problems(&self) -> Vec<Problem> {
+        vec![]
+    }
 }

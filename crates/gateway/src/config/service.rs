@@ -235,6 +235,8 @@ pub struct UpstreamTimeouts {
     pub body: Span,
     /// For an unused connection in the pool.
     pub idle: Span,
+    /// Without a byte in either direction of an upgraded connection (WebSocket).
+    pub tunnel: Span,
     /// Taken off the time left that an endpoint is told, for the way back.
     pub deadline_margin: Span,
 }
@@ -247,6 +249,7 @@ impl Default for UpstreamTimeouts {
             request: Span::from_secs(30),
             body: Span::from_secs(60),
             idle: Span::from_secs(50),
+            tunnel: Span::from_secs(3600),
             deadline_margin: Span::from_millis(2),
         }
     }

@@ -4,6 +4,25 @@
 //! workers report, and publishes a new [`View`] whenever something changed. Workers read the view that they have until they
 //! notice a newer one, one relaxed load a request.
 
+mod clock;
+mod control;
+mod events;
+mod member;
+mod places;
+mod services;
+mod state;
+mod status;
+
+pub use clock::Clock;
+pub use control::Control;
+pub use events::{Event, What};
+pub use places::Places;
+pub use services::Services;
+pub use status::{
+    BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus,
+    ServiceStatus, reason_name,
+};
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +64,9 @@ pub struct View {
     /// Bounds the retries of the whole service.
     pub retry_budget: Arc<policy::budget::RetryBudget>,
     /// Bounds what is under way.
-    pub bulkhead: Arc<policy::bulkhead::Bulkhead>,
+    pub bulkhead: Arc<Places>,
+    /// Finds the endpoint that a client's cookie names, if the service is sticky.
+    pub sticky: Option<policy::sticky::Sticky>,
 }
 
 /// What workers tell the control task.

@@ -1,0 +1,726 @@
+//! One attempt: take a connection to an endpoint, send the request, wait for the head of the answer.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
+use policy::Ended;
+use policy::breaker::{CallEnd, Permit};
+use tokio::net::TcpStream;
+
+use super::buffers::Buffer;
+use super::classify::{Plan, Request, Runs};
+use super::conn::{Conn, poll_flush, poll_read};
+use super::download::{Download, DownloadError};
+use super::upload::{Upload, UploadError};
+use super::worker::Worker;
+use crate::answer::{After, Reason, Refusal};
+use crate::codec::{
+    Body, FieldId, FieldStorage, Framing, Limits, Malformed, Parsed, ResponseHead, parse_response,
+    write_decimal,
+};
+use crate::config;
+use crate::service::{Notice, Service, Target, View};
+use crate::snapshot::Local;
+
+/// Why an attempt brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttemptError {
+    #[error("the endpoint does not accept a connection")]
+    Connect(#[source] io::Error),
+    #[error("the endpoint did not accept a connection in time")]
+    ConnectTimeout,
+    #[error("a pooled connection was closed before it was used")]
+    Stale,
+    #[error("the endpoint closed the connection without an answer")]
+    Reset,
+    #[error("the endpoint did not answer in time")]
+    Timeout,
+    #[error("the request's deadline passed")]
+    Deadline,
+    #[error("the endpoint's answer breaks the rule {}", .0.name())]
+    Malformed(Malformed),
+    #[error("the client left")]
+    ClientGone,
+    #[error("the client's body did not arrive in time")]
+    BodyTimeout,
+    #[error("the client's body is larger than allowed")]
+    BodyTooLarge,
+    #[error("the client's body breaks the rule {}", .0.name())]
+    BodyMalformed(Malformed),
+    #[error("no endpoint may be tried")]
+    NoEndpoint(Reason),
+}
+
+impl AttemptError {
+    /// Whose fault it is, and whether another attempt could help without doing harm.
+    pub(crate) fn fault(&self) -> Fault {
+        let (who, retry) = match self {
+            Self::Connect(_) | Self::ConnectTimeout => (Party::Upstream, Retry::Safe),
+            Self::Stale | Self::Reset | Self::Timeout => (Party::Upstream, Retry::IfIdempotent),
+            Self::Malformed(_) => (Party::Upstream, Retry::Never),
+            Self::Deadline
+            | Self::ClientGone
+            | Self::BodyTimeout
+            | Self::BodyTooLarge
+            | Self::BodyMalformed(_) => (Party::Downstream, Retry::Never),
+            Self::NoEndpoint(_) => (Party::Ours, Retry::Never),
+        };
+        Fault { who, retry }
+    }
+
+    /// What the client is told.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => Reason::ConnectFailed,
+            Self::Stale | Self::Reset => Reason::UpstreamReset,
+            Self::Timeout => Reason::UpstreamTimeout,
+            Self::Deadline => Reason::DeadlineExceeded,
+            Self::Malformed(_) => Reason::UpstreamMalformed,
+            Self::BodyTooLarge => Reason::BodyTooLarge,
+            Self::BodyTimeout | Self::ClientGone => Reason::BodyTimeout,
+            Self::BodyMalformed(_) => Reason::Malformed,
+            Self::NoEndpoint(reason) => *reason,
+        }
+    }
+
+    /// How the client is told.
+    pub(crate) fn refusal(&self) -> Refusal {
+        let refusal = Refusal::from(self.reason());
+        match self {
+            Self::Malformed(malformed) | Self::BodyMalformed(malformed) => {
+                Refusal { detail: malformed.name(), ..refusal }
+            }
+            _ => refusal,
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        match self.fault().who {
+            Party::Upstream => Verdict::Failure,
+            Party::Downstream | Party::Ours => Verdict::Unknown,
+        }
+    }
+}
+
+impl From<UploadError> for AttemptError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::ClientGone => Self::ClientGone,
+            UploadError::Malformed(malformed) => Self::BodyMalformed(malformed),
+            UploadError::TooLarge => Self::BodyTooLarge,
+            UploadError::Upstream => Self::Reset,
+        }
+    }
+}
+
+/// A request under way at an endpoint. However it ends, a cancelled one included, the endpoint is told once.
+pub(crate) struct Flight {
+    worker: Rc<Worker>,
+    local: Rc<Local>,
+    view: Rc<Arc<View>>,
+    service: usize,
+    index: u32,
+    permit: Permit,
+    started: Instant,
+    verdict: Verdict,
+    latency: Option<Duration>,
+}
+
+impl Flight {
+    fn begin(worker: &Rc<Worker>, request: &Request, index: u32, permit: Permit, now: Instant) -> Self {
+        let Plan::Forward { view, service, .. } = &request.plan else {
+            unreachable!("only forwarded requests are attempted")
+        };
+        let flight = Self {
+            worker: Rc::clone(worker),
+            local: Rc::clone(&request.local),
+            view: Rc::clone(view),
+            service: *service,
+            index,
+            permit,
+            started: now,
+            verdict: Verdict::Unknown,
+            latency: None,
+        };
+        flight.target().endpoint.on_start(now);
+        flight
+    }
+
+    pub(crate) fn target(&self) -> &Arc<Target> {
+        &self.view.targets[self.index as usize]
+    }
+
+    fn service(&self) -> &Service {
+        &self.local.snapshot.services[self.service]
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    fn conclude(&mut self, now: Instant, verdict: Verdict) {
+        self.verdict = verdict;
+        self.latency = Some(now.since(self.started));
+    }
+
+    /// The body that followed a good head was cut short.
+    pub(crate) fn truncated(&mut self) {
+        self.verdict = Verdict::Failure;
+    }
+
+    /// From sending to the head of the answer.
+    pub(crate) fn latency(&self) -> Duration {
+        self.latency.unwrap_or_default()
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let now = self.worker.now();
+        let latency = self.latency.unwrap_or_else(|| now.since(self.started));
+        let target = self.target();
+        target.endpoint.on_end(now, Ended { latency, verdict: self.verdict });
+        let rng = &mut self.worker.rng.borrow_mut();
+        target.breaker.on_end(self.permit, now, CallEnd::from(self.verdict), latency, rng);
+        if target.streak.on_end(self.verdict) {
+            self.service().notify(Notice::Failing { target: target.id });
+        }
+    }
+}
+
+/// The head of an answer, ready to go out, with the way to the rest of it.
+pub(crate) struct Answer {
+    pub(crate) flight: Flight,
+    pub(crate) stream: TcpStream,
+    pub(crate) status: u16,
+    pub(crate) download: Download,
+    /// What the client is told about its connection.
+    pub(crate) after: After,
+    /// The connection to the endpoint may be used again once the body has come.
+    pub(crate) persists: bool,
+    /// The endpoint asks not to be asked again.
+    pub(crate) dont_retry: bool,
+    /// From here on both sides speak another protocol.
+    pub(crate) upgraded: bool,
+}
+
+/// What every attempt of a request shares.
+pub(crate) struct Attempts<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) conn: &'a Conn,
+    pub(crate) request: &'a Request,
+    pub(crate) view: &'a View,
+    pub(crate) head: &'a [u8],
+    pub(crate) upload: &'a RefCell<Upload>,
+    /// Interim answers are passed on; not while two attempts race.
+    pub(crate) interim: bool,
+}
+
+/// Sends the request to the endpoint at `index` as attempt `number`, and waits for the head of its answer.
+pub(crate) async fn attempt(
+    way: &Attempts<'_>,
+    index: u32,
+    permit: Permit,
+    number: u32,
+    deadline: Deadline,
+) -> Result<Answer, AttemptError> {
+    let worker = way.worker;
+    let now = worker.now();
+    let mut flight = Flight::begin(worker, way.request, index, permit, now);
+    let result = send_and_wait(way, &mut flight, number, deadline, now).await;
+    match result {
+        Ok(incoming) => Ok(incoming.with(flight)),
+        Err(error) => {
+            flight.conclude(worker.tell_time(), error.verdict());
+            Err(error)
+        }
+    }
+}
+
+/// An answer that does not own its flight yet.
+struct Incoming {
+    stream: TcpStream,
+    status: u16,
+    download: Download,
+    after: After,
+    persists: bool,
+    dont_retry: bool,
+    upgraded: bool,
+}
+
+impl Incoming {
+    fn with(self, flight: Flight) -> Answer {
+        let Self { stream, status, download, after, persists, dont_retry, upgraded } = self;
+        Answer { flight, stream, status, download, after, persists, dont_retry, upgraded }
+    }
+}
+
+async fn send_and_wait(
+    way: &Attempts<'_>,
+    flight: &mut Flight,
+    number: u32,
+    deadline: Deadline,
+    now: Instant,
+) -> Result<Incoming, AttemptError> {
+    let (worker, conn, view) = (way.worker, way.conn, way.view);
+    let retry = way.request.route().params.retry.as_ref().unwrap_or(&view.params.retry);
+    let attempt_timeout = retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
+    let left =
+        deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
+
+    let (stream, pooled) = match worker.pool.take(flight.target().id) {
+        Some(stream) => (stream, true),
+        None => (connect(way, flight.target().address, deadline).await?, false),
+    };
+    if pooled {
+        worker.metrics.reuses.one();
+    }
+
+    let mut wire = worker.buffers.take();
+    wire.extend(way.head);
+    wire.extend(b"seawall-deadline-ms: ");
+    let millis = left.min(attempt_timeout).as_millis().max(1);
+    write_decimal(u64::try_from(millis).unwrap_or(u64::MAX), &mut wire);
+    wire.extend(b"\r\nseawall-attempt: ");
+    write_decimal(u64::from(way.request.attempts_before + number), &mut wire);
+    wire.extend(b"\r\n\r\n");
+    way.upload.borrow_mut().restart(&mut wire);
+
+    let mut exchange = Exchange {
+        way,
+        stream,
+        wire,
+        wire_sent: 0,
+        write_failed: false,
+        head: None,
+        to_client: None,
+        any_byte: false,
+        pooled,
+        stage_deadline: now.after(attempt_timeout),
+        attempt_timeout,
+        deadline,
+    };
+    exchange.set_alarm();
+    let answered = poll_fn(|cx| exchange.poll(cx, flight)).await;
+    conn.alarm.off();
+    let (status, download, after, persists, dont_retry, upgraded) = answered?;
+    Ok(Incoming { stream: exchange.stream, status, download, after, persists, dont_retry, upgraded })
+}
+
+/// Opens a connection. Nothing of the request has been sent yet, so a failure is always safe to try elsewhere.
+async fn connect(
+    way: &Attempts<'_>,
+    address: SocketAddr,
+    deadline: Deadline,
+) -> Result<TcpStream, AttemptError> {
+    let worker = way.worker;
+    let until = deadline.instant().min(worker.now().after(way.view.params.timeouts.connect.get()));
+    let mut connecting = std::pin::pin!(TcpStream::connect(address));
+    worker.wheel.set(&way.conn.alarm, until);
+    let result = poll_fn(|cx| {
+        way.conn.alarm.wake_me(cx.waker());
+        match connecting.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map_err(AttemptError::Connect)),
+            Poll::Pending if way.conn.alarm.rung() => Poll::Ready(Err(AttemptError::ConnectTimeout)),
+            Poll::Pending if way.upload.borrow().arrived() => {
+                way.conn.poll_gone(cx, &worker.buffers).map(|()| Err(AttemptError::ClientGone))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    match &result {
+        Ok(stream) => {
+            worker.metrics.connects.one();
+            // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
+            let _ = stream.set_nodelay(true);
+        }
+        Err(AttemptError::Connect(error)) => {
+            worker.metrics.connect_failures.one();
+            worker.on_io_error(error);
+        }
+        Err(_) => worker.metrics.connect_failures.one(),
+    }
+    result
+}
+
+type Answered = (u16, Download, After, bool, bool, bool);
+
+/// Both directions of an attempt until the head of the answer is there.
+struct Exchange<'a, 'w> {
+    way: &'a Attempts<'w>,
+    stream: TcpStream,
+    wire: Buffer,
+    wire_sent: usize,
+    /// The endpoint takes no more bytes; it may have answered all the same.
+    write_failed: bool,
+    /// A partial head.
+    head: Option<Buffer>,
+    /// Interim answers that the client has not taken yet, and how much of them it has.
+    to_client: Option<(Buffer, usize)>,
+    any_byte: bool,
+    pooled: bool,
+    /// When this stage is over: the answer's head, or the next piece of the client's body.
+    stage_deadline: Instant,
+    attempt_timeout: Duration,
+    deadline: Deadline,
+}
+
+impl Exchange<'_, '_> {
+    fn set_alarm(&self) {
+        let until = self.stage_deadline.min(self.deadline.instant());
+        self.way.worker.wheel.set(&self.way.conn.alarm, until);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, flight: &mut Flight) -> Poll<Result<Answered, AttemptError>> {
+        self.way.conn.alarm.wake_me(cx.waker());
+        self.poll_send(cx)?;
+        if let Poll::Ready(answered) = self.poll_answer(cx, flight) {
+            return Poll::Ready(answered);
+        }
+        self.poll_interim(cx)?;
+        if self.way.upload.borrow().arrived() {
+            if self.way.conn.poll_gone(cx, &self.way.worker.buffers).is_ready() {
+                return Poll::Ready(Err(AttemptError::ClientGone));
+            }
+        }
+        if self.way.conn.alarm.rung() {
+            let now = self.way.worker.tell_time();
+            if self.deadline.expired(now) {
+                return Poll::Ready(Err(AttemptError::Deadline));
+            }
+            if self.stage_deadline <= now {
+                let arrived = self.way.upload.borrow().arrived();
+                return Poll::Ready(Err(if arrived {
+                    AttemptError::Timeout
+                } else {
+                    AttemptError::BodyTimeout
+                }));
+            }
+            self.set_alarm();
+        } else if !self.way.conn.alarm.is_set() {
+            // The other one of two racing attempts has ended and taken the alarm with it.
+            self.set_alarm();
+        }
+        Poll::Pending
+    }
+
+    /// Sends head and body for as long as the endpoint takes them.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), AttemptError> {
+        if self.write_failed {
+            return Ok(());
+        }
+        match poll_flush(&mut self.stream, cx, &mut self.wire, &mut self.wire_sent) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Err(_)) => {
+                self.write_failed = true;
+                return Ok(());
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        let mut upload = self.way.upload.borrow_mut();
+        if upload.done() {
+            return Ok(());
+        }
+        let (worker, conn) = (self.way.worker, self.way.conn);
+        let mut progress = false;
+        let sent = upload.poll(cx, worker, conn, &mut self.stream, &mut progress);
+        if progress {
+            // While the client sends, it is the client's pace that is watched; after that, the endpoint's.
+            let now = worker.tell_time();
+            self.stage_deadline = now.after(if sent.is_ready() {
+                self.attempt_timeout
+            } else {
+                conn.listener.params.timeouts.body.get()
+            });
+            self.set_alarm();
+        }
+        match sent {
+            Poll::Ready(Err(UploadError::Upstream)) => self.write_failed = true,
+            Poll::Ready(Err(error)) => return Err(error.into()),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// Passes interim answers on.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Result<(), AttemptError> {
+        if let Some((bytes, sent)) = &mut self.to_client {
+            let mut stream = self.way.conn.stream.borrow_mut();
+            match poll_flush(&mut stream, cx, bytes, sent) {
+                Poll::Ready(Ok(())) => self.to_client = None,
+                Poll::Ready(Err(_)) => return Err(AttemptError::ClientGone),
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads until the final head is there.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        flight: &mut Flight,
+    ) -> Poll<Result<Answered, AttemptError>> {
+        let worker = self.way.worker;
+        loop {
+            let mut scratch = worker.scratch.borrow_mut();
+            let count = match ready!(poll_read(&mut self.stream, cx, &mut scratch)) {
+                Ok(count) if count > 0 => count,
+                _ if self.any_byte || !self.pooled => return Poll::Ready(Err(AttemptError::Reset)),
+                _ => return Poll::Ready(Err(AttemptError::Stale)),
+            };
+            self.any_byte = true;
+            let answered = match self.head.take() {
+                None => self.parse(&scratch[..count], flight),
+                Some(mut partial) => {
+                    partial.extend(&scratch[..count]);
+                    self.parse(&partial, flight)
+                }
+            };
+            if let Some(answered) = answered.transpose() {
+                return Poll::Ready(answered);
+            }
+        }
+    }
+
+    /// Parses what has arrived; keeps it when the final head is not all there.
+    fn parse(&mut self, mut bytes: &[u8], flight: &mut Flight) -> Result<Option<Answered>, AttemptError> {
+        let limits =
+            Limits { head_bytes: self.way.view.params.response_head_max.as_len(), ..Limits::default() };
+        loop {
+            let mut storage = FieldStorage::new();
+            let head = match parse_response(bytes, &mut storage, &limits, self.way.request.method) {
+                Err(malformed) => return Err(AttemptError::Malformed(malformed)),
+                Ok(Parsed::Partial) => {
+                    if !bytes.is_empty() {
+                        self.head.insert(self.way.worker.buffers.take()).extend(bytes);
+                    }
+                    return Ok(None);
+                }
+                Ok(Parsed::Complete(head)) => head,
+            };
+            if head.is_interim() {
+                self.interim(bytes, &head);
+                bytes = &bytes[head.len..];
+                continue;
+            }
+            return self.accept(bytes, &head, &limits, flight).map(Some);
+        }
+    }
+
+    /// Passes on 100 to who waits for it, and 103 to whoever understands it.
+    fn interim(&mut self, bytes: &[u8], head: &ResponseHead<'_, '_>) {
+        let request = self.way.request;
+        let wanted = match head.status {
+            100 => request.expects_continue,
+            103 => request.http11,
+            _ => false,
+        };
+        if wanted && self.way.interim {
+            let (out, _) = self.to_client.get_or_insert_with(|| (self.way.worker.buffers.take(), 0));
+            crate::codec::write_status_line(crate::codec::Version::Http11, head.status, out);
+            copy_end_to_end(bytes, head, out);
+            out.extend(b"\r\n");
+        }
+    }
+
+    /// Writes the head that the client gets, and judges the endpoint by the one that came.
+    fn accept(
+        &mut self,
+        bytes: &[u8],
+        head: &ResponseHead<'_, '_>,
+        limits: &Limits,
+        flight: &mut Flight,
+    ) -> Result<Answered, AttemptError> {
+        let Attempts { worker, conn, request, view, .. } = *self.way;
+        let upgraded = head.status == 101;
+        if upgraded && !request.upgrade {
+            return Err(AttemptError::Malformed(Malformed::Status));
+        }
+        let now = worker.tell_time();
+        let signals = Signals::read(head);
+        flight.conclude(now, signals.verdict(head.status));
+        signals.tell(flight, now);
+
+        let dechunk = !request.http11 && head.framing == Framing::Chunked;
+        let early = !self.way.upload.borrow().arrived();
+        let draining = worker.draining();
+        let after = if upgraded
+            || early
+            || draining
+            || dechunk
+            || head.framing == Framing::UntilClose
+            || conn.last_request()
+        {
+            After::Close
+        } else {
+            request.after
+        };
+
+        let mut out = match self.to_client.take() {
+            // What the client has not taken of the interim answers goes first.
+            Some((mut unsent, sent)) => {
+                unsent.consume(sent);
+                unsent
+            }
+            None => worker.buffers.take(),
+        };
+        out.extend(b"HTTP/1.1 ");
+        write_decimal(u64::from(head.status), &mut out);
+        out.extend(b" ");
+        out.extend(head.reason.as_bytes());
+        out.extend(b"\r\n");
+        let route = &request.local.snapshot.router.routes()[request.route];
+        if route.changes_response() {
+            let mut runs = Runs::over(bytes);
+            for field in head.fields {
+                if hop_field(field.id) || route.removes_response_field(field.name) {
+                    runs.flush(&mut out);
+                } else {
+                    runs.keep(field.line);
+                }
+            }
+            runs.flush(&mut out);
+            out.extend(route.response_fields());
+        } else {
+            copy_end_to_end(bytes, head, &mut out);
+        }
+        match head.framing {
+            Framing::Chunked if !dechunk => out.extend(b"transfer-encoding: chunked\r\n"),
+            Framing::Length(length) => {
+                out.extend(b"content-length: ");
+                write_decimal(length, &mut out);
+                out.extend(b"\r\n");
+            }
+            Framing::None => {
+                // The length that another method would have got, or that of the copy the client has.
+                for field in head.fields.iter().filter(|field| field.id == FieldId::ContentLength) {
+                    out.extend(field.line);
+                }
+            }
+            Framing::Chunked | Framing::UntilClose => {}
+        }
+        if view.params.via {
+            out.extend(b"via: 1.1 seawall\r\n");
+        }
+        if let (Some(params), Some(sticky)) = (&view.params.sticky, &view.sticky) {
+            let cookie = sticky.cookie(flight.index());
+            if request.sticky != Some(cookie) {
+                write_sticky(params, &cookie, &mut out);
+            }
+        }
+        if draining {
+            out.extend(b"seawall-lame-duck: 1\r\n");
+        }
+        match (upgraded, after) {
+            (true, _) => {
+                out.extend(b"connection: upgrade\r\nupgrade: ");
+                out.extend(head.upgrade.unwrap_or_default());
+                out.extend(b"\r\n");
+            }
+            (false, After::Close) => out.extend(b"connection: close\r\n"),
+            (false, After::Keep) if !request.http11 => out.extend(b"connection: keep-alive\r\n"),
+            (false, After::Keep) => {}
+        }
+        out.extend(b"\r\n");
+
+        let rest = &bytes[head.len..];
+        let body = if upgraded { Body::None } else { Body::new(head.framing, limits) };
+        let download = if upgraded {
+            // Already the other protocol: passed on behind the head.
+            out.extend(rest);
+            Download::new(body, out, false, &[])
+        } else {
+            Download::new(body, out, dechunk, rest)
+        };
+        let download = download.map_err(|error| match error {
+            DownloadError::Malformed(malformed) => AttemptError::Malformed(malformed),
+            DownloadError::ClientGone | DownloadError::Truncated => AttemptError::Reset,
+        })?;
+        let persists = head.persists() && !self.write_failed;
+        Ok((head.status, download, after, persists, signals.dont_retry, upgraded))
+    }
+}
+
+/// Fields that speak about one hop, are written anew, or are meant for the gateway.
+fn hop_field(id: FieldId) -> bool {
+    id.is_hop_by_hop()
+        || matches!(id, FieldId::ContentLength | FieldId::EndpointLoadMetrics | FieldId::SeawallLameDuck)
+}
+
+/// Copies the fields that are meant for the client.
+fn copy_end_to_end(bytes: &[u8], head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
+    let mut runs = Runs::over(bytes);
+    for field in head.fields {
+        if hop_field(field.id) {
+            runs.flush(out);
+        } else {
+            runs.keep(field.line);
+        }
+    }
+    runs.flush(out);
+}
+
+/// Tells the client's browser which endpoint it had.
+fn write_sticky(sticky: &config::Sticky, cookie: &[u8], out: &mut Vec<u8>) {
+    let _ = write!(out, "set-cookie: {}=", sticky.cookie);
+    out.extend_from_slice(cookie);
+    out.extend_from_slice(b"; Path=/; HttpOnly; SameSite=Lax");
+    if let Some(age) = sticky.max_age {
+        let _ = write!(out, "; Max-Age={}", age.get().as_secs());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What an answer's head tells the gateway about its endpoint.
+#[derive(Default)]
+struct Signals<'b> {
+    lame_duck: bool,
+    dont_retry: bool,
+    /// Seawall itself refused further down: the endpoint in front of it is not to blame.
+    refused_beyond: bool,
+    load: Option<&'b [u8]>,
+}
+
+impl<'b> Signals<'b> {
+    fn read(head: &ResponseHead<'b, '_>) -> Self {
+        let mut signals = Self::default();
+        for field in head.fields {
+            match field.id {
+                FieldId::SeawallLameDuck => signals.lame_duck = field.value == b"1",
+                FieldId::SeawallRetry => signals.dont_retry = field.value.eq_ignore_ascii_case(b"never"),
+                FieldId::SeawallReason => signals.refused_beyond = true,
+                FieldId::EndpointLoadMetrics => signals.load = Some(field.value),
+                _ => {}
+            }
+        }
+        signals
+    }
+
+    fn verdict(&self, status: u16) -> Verdict {
+        match status {
+            429 | 503 => Verdict::Overloaded,
+            500..=599 if self.refused_beyond => Verdict::Overloaded,
+            500..=599 => Verdict::Failure,
+            _ => Verdict::Success,
+        }
+    }
+
+    fn tell(&self, flight: &Flight, now: Instant) {
+        let target = flight.target();
+        if let Some(report) = self.load.and_then(policy::Report::parse) {
+            target.endpoint.on_report(now, &report);
+        }
+        if self.lame_duck && target.endpoint.set_unavailable(policy::Unavailable::LameDuck, true) {
+            flight.service().notify(Notice::LameDuck { target: target.id });
+        }
+    }
+}

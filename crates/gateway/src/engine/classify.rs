@@ -1,0 +1,431 @@
+//! From a request's head to everything that is known about it before it is admitted.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Criticality, Deadline, Instant};
+use policy::balance::{Balance, HashKey};
+
+use super::buffers::Buffer;
+use super::conn::Conn;
+use super::worker::Worker;
+use crate::answer::{After, Reason, Refusal};
+use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
+use crate::forwarded;
+use crate::router::{Captures, CompiledAction, NotFound, Query, path};
+use crate::service::View;
+use crate::snapshot::{Local, RouteState};
+
+/// Longest deadline that a caller may set: beyond it a number is nonsense or an attack on timers.
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A classified request: what to do with it, for whom, until when.
+pub(crate) struct Request {
+    pub(crate) started: Instant,
+    pub(crate) local: Rc<Local>,
+    pub(crate) route: usize,
+    pub(crate) plan: Plan,
+    pub(crate) method: Method,
+    /// The client speaks HTTP/1.1; to an older one nothing is sent in chunks.
+    pub(crate) http11: bool,
+    /// What the client wants of the connection.
+    pub(crate) after: After,
+    /// What its body still owes.
+    pub(crate) body: Body,
+    pub(crate) body_max: u64,
+    pub(crate) expects_continue: bool,
+    pub(crate) upgrade: bool,
+    /// When the caller gives up; what Seawall grants itself comes on top, see `timeout`.
+    pub(crate) caller_deadline: Deadline,
+    /// Time for the head of the answer, from the end of the request.
+    pub(crate) timeout: Duration,
+    pub(crate) criticality: Criticality,
+    /// Attempts that the caller has made before this one.
+    pub(crate) attempts_before: u32,
+    /// What the request is placed by, hashed.
+    pub(crate) key: Option<u64>,
+    /// The endpoint that the client's cookie names.
+    pub(crate) sticky: Option<[u8; 16]>,
+    /// Who the customer is, hashed, and what the request costs.
+    pub(crate) customer: u64,
+    pub(crate) cost: f64,
+    /// What the access log needs to know, when the request is to be logged.
+    pub(crate) log: Option<Buffer>,
+}
+
+/// What becomes of a request.
+pub(crate) enum Plan {
+    /// It is forwarded.
+    Forward {
+        view: Rc<Arc<View>>,
+        service: usize,
+        /// The head that endpoints get, but for the fields that differ by attempt and the empty line.
+        head: Buffer,
+    },
+    /// It is answered from the configuration, with these fields; the body is the route's.
+    Answer { status: u16, fields: Buffer },
+}
+
+impl Request {
+    pub(crate) fn route(&self) -> &RouteState {
+        &self.local.snapshot.routes[self.route]
+    }
+
+    /// Safe to send twice: defined to have one effect however often it arrives.
+    pub(crate) fn idempotent(&self) -> bool {
+        self.method.is_idempotent()
+    }
+}
+
+/// A request that is refused before it is one.
+pub(crate) struct Refused {
+    pub(crate) refusal: Refusal,
+    pub(crate) to_head: bool,
+    pub(crate) after: After,
+    pub(crate) http11: bool,
+}
+
+impl Refused {
+    /// Nothing about the client can be relied on.
+    pub(crate) fn outright(refusal: Refusal) -> Self {
+        Self { refusal, to_head: false, after: After::Close, http11: true }
+    }
+}
+
+/// A client that sends a body and is refused may not have finished sending: the connection cannot be used again.
+fn refused(refusal: impl Into<Refusal>, head: &RequestHead<'_, '_>) -> Box<Refused> {
+    let after = if head.framing == Framing::None { wanted_after(head) } else { After::Close };
+    let http11 = head.version == Version::Http11;
+    Box::new(Refused { refusal: refusal.into(), to_head: head.method == Method::Head, after, http11 })
+}
+
+fn wanted_after(head: &RequestHead<'_, '_>) -> After {
+    if head.persists() { After::Keep } else { After::Close }
+}
+
+/// Decides what `head`, the first bytes of `bytes`, asks for.
+///
+/// # Errors
+/// A refusal, boxed because it is rare.
+pub(crate) fn classify(
+    worker: &Worker,
+    conn: &Conn,
+    bytes: &[u8],
+    head: &RequestHead<'_, '_>,
+    started: Instant,
+) -> Result<Request, Box<Refused>> {
+    if worker.buffers.exhausted() {
+        return Err(refused(Reason::OutOfBuffers, head));
+    }
+    let local = worker.local();
+    let mut normal = worker.path_scratch.borrow_mut();
+    let path = match head.target.form {
+        Form::Asterisk => head.target.path,
+        _ => path::normalise(head.target.path, &mut normal).map_err(|_| refused(Reason::BadPath, head))?,
+    };
+    let find = |name: &str| {
+        head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
+    };
+    let query =
+        Query { host: head.host, method: head.method_text, path, query: head.target.query, header: &find };
+    let found = match local.snapshot.router.find(&query) {
+        Ok(found) => found,
+        Err(NotFound::NoRoute) => return Err(refused(Reason::NoRoute, head)),
+        Err(NotFound::MethodNotAllowed(methods)) => {
+            let allow = format!("allow: {methods}\r\n").into_bytes().into_boxed_slice();
+            let refusal = Refusal { fields: Some(allow), ..Reason::MethodNotAllowed.into() };
+            return Err(refused(refusal, head));
+        }
+    };
+    let compiled = found.route;
+    let route_index = compiled.index;
+    let route = &local.snapshot.routes[route_index];
+
+    let limits = &conn.listener.params.limits;
+    let body_max = match route.params.body_max.unwrap_or(limits.body).get() {
+        0 => u64::MAX,
+        max => max,
+    };
+    if matches!(head.framing, Framing::Length(length) if length > body_max) {
+        return Err(refused(Reason::BodyTooLarge, head));
+    }
+
+    let facts = Facts::gather(head, conn.trusted);
+    let client =
+        forwarded::client_address(conn.peer, conn.trusted, &conn.listener.params.trusted, head.fields);
+    let key_of = |by: &HashKey| hash_key(by, head, path, client);
+
+    let mut service_view = None;
+    let plan = match &compiled.action {
+        CompiledAction::Service(_) | CompiledAction::Split(_) => {
+            let service = match &compiled.action {
+                CompiledAction::Service(index) => *index,
+                CompiledAction::Split(indices) => {
+                    let key = route.params.split_by.as_ref().and_then(key_of);
+                    let split = route.split.as_ref().expect("a route that splits has its split built");
+                    match split.pick(key, &mut worker.rng.borrow_mut()) {
+                        Some(part) => indices[part],
+                        None => return Err(refused(Reason::NoEndpoint, head)),
+                    }
+                }
+                _ => unreachable!("matched above"),
+            };
+            let view = local.view(service);
+            let mut wire = worker.buffers.take();
+            write_head(&mut wire, bytes, head, path, conn, &facts, &view, compiled, &found.captures, route);
+            service_view = Some(Rc::clone(&view));
+            Plan::Forward { view, service, head: wire }
+        }
+        CompiledAction::Redirect(redirect) => {
+            let mut fields = worker.buffers.take();
+            redirect.write_fields(path, head.target.query, &found.captures, &mut fields);
+            Plan::Answer { status: redirect.status(), fields }
+        }
+        CompiledAction::Answer(answer) => {
+            let mut fields = worker.buffers.take();
+            fields.extend(answer.fields());
+            Plan::Answer { status: answer.status(), fields }
+        }
+    };
+
+    let balance_key =
+        service_view.as_ref().and_then(|view| balance_key(&view.params.balance)).and_then(key_of);
+    let sticky = service_view
+        .as_ref()
+        .and_then(|view| view.params.sticky.as_ref())
+        .and_then(|sticky| cookie(head.fields, &sticky.cookie))
+        .and_then(|value| value.try_into().ok());
+    let (customer, cost) = match &route.params.rate_limit {
+        Some(limit) => {
+            let cost = limit.cost_header.as_deref().filter(|_| conn.trusted).and_then(find);
+            (key_of(&limit.by).unwrap_or(0), cost.and_then(number).unwrap_or(1.0))
+        }
+        None => (0, 1.0),
+    };
+    let timeout = route
+        .params
+        .timeout
+        .or_else(|| service_view.as_ref().map(|view| view.params.timeouts.request))
+        .map_or(Duration::MAX, model::Span::get);
+    let criticality = facts.criticality.unwrap_or(route.criticality);
+    let log = worker.shared.access_log.enabled().then(|| {
+        let mut line = worker.buffers.take();
+        crate::access_log::begin(&mut line, client, head, criticality, &route.name);
+        line
+    });
+    let body = Body::new(head.framing, &Limits::default());
+    drop(normal);
+    Ok(Request {
+        started,
+        route: route_index,
+        plan,
+        method: head.method,
+        http11: head.version == Version::Http11,
+        after: wanted_after(head),
+        body,
+        body_max,
+        expects_continue: head.expect_continue,
+        upgrade: head.upgrade.is_some(),
+        caller_deadline: facts.deadline.map_or(Deadline::NONE, |left| Deadline::within(started, left)),
+        timeout,
+        criticality,
+        attempts_before: facts.attempt.saturating_sub(1),
+        key: balance_key,
+        sticky,
+        customer,
+        cost,
+        log,
+        local,
+    })
+}
+
+/// What a trusted caller says about its request.
+#[derive(Default)]
+struct Facts {
+    deadline: Option<Duration>,
+    criticality: Option<Criticality>,
+    /// The attempt's number at the caller; 1 when it says nothing.
+    attempt: u32,
+}
+
+impl Facts {
+    /// From anybody else these headers say nothing; nonsense says nothing either.
+    fn gather(head: &RequestHead<'_, '_>, trusted: bool) -> Self {
+        let mut facts = Facts { attempt: 1, ..Facts::default() };
+        if !trusted {
+            return facts;
+        }
+        for field in head.fields {
+            match field.id {
+                FieldId::SeawallDeadlineMs => {
+                    facts.deadline =
+                        policy::deadline::parse_millis(field.value, DEADLINE_MAX).or(facts.deadline);
+                }
+                FieldId::GrpcTimeout => {
+                    facts.deadline =
+                        facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
+                }
+                FieldId::SeawallCriticality => {
+                    facts.criticality =
+                        std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
+                }
+                FieldId::SeawallAttempt => {
+                    let stated = std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
+                    facts.attempt = stated.unwrap_or(1).clamp(1, 1000);
+                }
+                _ => {}
+            }
+        }
+        facts
+    }
+}
+
+/// What `balance` places requests by, if it does.
+fn balance_key(balance: &Balance) -> Option<&HashKey> {
+    match balance {
+        Balance::RingHash(params) => Some(&params.key),
+        Balance::Maglev(params) => Some(&params.key),
+        _ => None,
+    }
+}
+
+fn number(value: &[u8]) -> Option<f64> {
+    let cost: f64 = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
+    (cost.is_finite() && cost >= 0.0).then_some(cost)
+}
+
+fn hash_key(by: &HashKey, head: &RequestHead<'_, '_>, path: &str, client: std::net::IpAddr) -> Option<u64> {
+    match by {
+        HashKey::Header(name) => head
+            .fields
+            .iter()
+            .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|field| policy::hash(field.value)),
+        HashKey::Cookie(name) => cookie(head.fields, name).map(policy::hash),
+        HashKey::ClientAddress => Some(match client {
+            std::net::IpAddr::V4(ip) => policy::hash(&ip.octets()),
+            // A client of IPv6 owns a /64 at the least.
+            std::net::IpAddr::V6(ip) => policy::hash(&ip.octets()[..8]),
+        }),
+        HashKey::Path => Some(policy::hash(path.as_bytes())),
+    }
+}
+
+/// The value of the cookie called `name`.
+fn cookie<'b>(fields: &[Field<'b>], name: &str) -> Option<&'b [u8]> {
+    fields.iter().filter(|field| field.id == FieldId::Cookie).find_map(|field| {
+        field.value.split(|byte| *byte == b';').find_map(|pair| {
+            let (key, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+            (key.trim_ascii() == name.as_bytes()).then(|| value[1..].trim_ascii())
+        })
+    })
+}
+
+/// Writes the head that endpoints get, in one pass over the one that came: fields that stay are copied in runs.
+#[allow(clippy::too_many_arguments)]
+fn write_head(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    head: &RequestHead<'_, '_>,
+    path: &str,
+    conn: &Conn,
+    facts: &Facts,
+    view: &View,
+    compiled: &crate::router::CompiledRoute,
+    captures: &Captures,
+    route: &RouteState,
+) {
+    out.extend_from_slice(head.method_text.as_bytes());
+    out.push(b' ');
+    if head.target.form == Form::Asterisk {
+        out.push(b'*');
+    } else {
+        compiled.write_path(path, captures, out);
+        if let Some(query) = head.target.query {
+            out.push(b'?');
+            out.extend_from_slice(query.as_bytes());
+        }
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    out.extend_from_slice(compiled.host.as_deref().unwrap_or(head.host).as_bytes());
+    out.extend_from_slice(b"\r\n");
+
+    let mut runs = Runs::over(bytes);
+    for field in head.fields {
+        let drop = match field.id {
+            FieldId::Other | FieldId::Cookie => false,
+            id => is_dropped(id, conn.trusted),
+        };
+        if drop || compiled.removes_request_field(field.name) {
+            runs.flush(out);
+        } else {
+            runs.keep(field.line);
+        }
+    }
+    runs.flush(out);
+
+    match head.framing {
+        Framing::None => {}
+        Framing::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            crate::codec::write_decimal(length, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::UntilClose => {}
+    }
+    if let Some(protocol) = head.upgrade {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
+        out.extend_from_slice(protocol);
+        out.extend_from_slice(b"\r\n");
+    }
+    if head.expect_continue {
+        out.extend_from_slice(b"expect: 100-continue\r\n");
+    }
+    forwarded::write(conn.peer, conn.trusted, head.host, head.fields, out);
+    if view.params.via {
+        out.extend_from_slice(b"via: 1.1 seawall\r\n");
+    }
+    let criticality = facts.criticality.unwrap_or(route.criticality);
+    out.extend_from_slice(b"seawall-criticality: ");
+    out.extend_from_slice(criticality.name().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(compiled.request_fields());
+}
+
+/// Fields that do not go on as they came: between two hops only, written anew, or from somebody who is not believed.
+fn is_dropped(id: FieldId, trusted: bool) -> bool {
+    match id {
+        FieldId::Other | FieldId::Cookie | FieldId::Date | FieldId::Server | FieldId::Via => false,
+        FieldId::SetCookie | FieldId::RetryAfter | FieldId::Trailer => false,
+        FieldId::GrpcTimeout => !trusted,
+        _ => true,
+    }
+}
+
+/// Copies field lines that stay in runs as long as possible: neighbours in the head go out in one piece.
+pub(super) struct Runs<'b> {
+    head: &'b [u8],
+    run: Option<(usize, usize)>,
+}
+
+impl<'b> Runs<'b> {
+    /// Runs over the lines of `head`.
+    pub(super) fn over(head: &'b [u8]) -> Self {
+        Self { head, run: None }
+    }
+
+    /// `line`, a part of the head behind all earlier ones, stays.
+    pub(super) fn keep(&mut self, line: &[u8]) {
+        let start = line.as_ptr() as usize - self.head.as_ptr() as usize;
+        self.run = Some((self.run.map_or(start, |(first, _)| first), start + line.len()));
+    }
+
+    /// Writes the run that ends here.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
+        if let Some((start, end)) = self.run.take() {
+            out.extend_from_slice(&self.head[start..end]);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A client's connection, and what every stage of a request needs from it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::buffers::{Buffer, Buffers};
+use super::wheel::Alarm;
+use crate::listen::ListenerState;
+
+/// Requests that a client sent ahead of their turn are read up to this many bytes, then left in the kernel.
+const AHEAD_MAX: usize = 16 * 1024;
+
+/// A client's connection.
+pub(crate) struct Conn {
+    pub(crate) stream: RefCell<TcpStream>,
+    pub(crate) peer: IpAddr,
+    pub(crate) listener: Arc<ListenerState>,
+    /// Whether the peer's forwarding, deadline and criticality headers are believed.
+    pub(crate) trusted: bool,
+    /// The one coarse timer of this connection's task.
+    pub(crate) alarm: Rc<Alarm>,
+    /// Bytes read but not used yet: a partial head, or requests sent ahead.
+    pub(crate) carry: RefCell<Option<Buffer>>,
+    pub(crate) requests: Cell<u64>,
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.alarm.off();
+        self.listener.on_close();
+    }
+}
+
+impl Conn {
+    pub(crate) fn new(
+        stream: TcpStream,
+        peer: IpAddr,
+        listener: Arc<ListenerState>,
+        alarm: Rc<Alarm>,
+    ) -> Self {
+        let trusted = listener.params.trusted.iter().any(|network| network.contains(peer));
+        Self {
+            stream: RefCell::new(stream),
+            peer,
+            listener,
+            trusted,
+            alarm,
+            carry: RefCell::new(None),
+            requests: Cell::new(0),
+        }
+    }
+
+    /// Whether the connection has had as many requests as it may.
+    pub(crate) fn last_request(&self) -> bool {
+        let max = self.listener.params.limits.requests_per_connection;
+        max != 0 && self.requests.get() >= max
+    }
+
+    pub(crate) fn has_carry(&self) -> bool {
+        self.carry.borrow().is_some()
+    }
+
+    /// Keeps `bytes` for the next stage or the next request.
+    pub(crate) fn keep(&self, bytes: &[u8], buffers: &Rc<Buffers>) {
+        if !bytes.is_empty() {
+            self.carry.borrow_mut().get_or_insert_with(|| buffers.take()).extend(bytes);
+        }
+    }
+
+    /// Reads once into `into`; 0 means that the client will send no more.
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        poll_read(&mut self.stream.borrow_mut(), cx, into)
+    }
+
+    /// Writes once from `bytes`.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    /// Ready once the client is gone. What it sends ahead meanwhile is kept; past a bound it is left in the kernel, and
+    /// then its leaving goes unseen until the answer is written.
+    ///
+    /// A client that closes only its sending half counts as gone, as with nginx and Envoy: nobody can tell it from one
+    /// that is.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>, buffers: &Rc<Buffers>) -> Poll<()> {
+        loop {
+            if self.carry.borrow().as_ref().is_some_and(|carry| carry.len() >= AHEAD_MAX) {
+                return Poll::Pending;
+            }
+            if self.stream.borrow().poll_read_ready(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let mut bytes = [0; 4096];
+            match ready!(self.poll_read(cx, &mut bytes)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(count) => self.keep(&bytes[..count], buffers),
+            }
+        }
+    }
+}
+
+/// Reads once into `into`. Unlike `try_read`, a short read needs no second call to learn that nothing is left.
+pub(crate) fn poll_read(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    into: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buf = ReadBuf::new(into);
+    ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+    Poll::Ready(Ok(buf.filled().len()))
+}
+
+/// Writes once from `bytes`.
+pub(crate) fn poll_write(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    Pin::new(stream).poll_write(cx, bytes)
+}
+
+/// Writes what is left of `pending` until it is empty or the other side takes no more.
+pub(crate) fn poll_flush(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    pending: &mut Buffer,
+    sent: &mut usize,
+) -> Poll<io::Result<()>> {
+    while *sent < pending.len() {
+        let count = ready!(Pin::new(&mut *stream).poll_write(cx, &pending[*sent..]))?;
+        if count == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        *sent += count;
+    }
+    pending.clear();
+    *sent = 0;
+    Poll::Ready(Ok(()))
+}

@@ -1,0 +1,13 @@
+//! What the road is made of: connections, attempts, bodies, timers, buffers; one worker a core.
+
+pub(crate) mod attempt;
+pub(crate) mod buffers;
+pub(crate) mod classify;
+pub(crate) mod conn;
+pub(crate) mod download;
+pub(crate) mod pool;
+pub(crate) mod slots;
+pub(crate) mod tunnel;
+pub(crate) mod upload;
+pub(crate) mod wheel;
+pub(crate) mod worker;

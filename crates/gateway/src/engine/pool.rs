@@ -1,0 +1,99 @@
+//! Idle connections to endpoints, kept by each worker for itself.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use model::Instant;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+
+/// An idle connection and since when it idles.
+struct Idle {
+    stream: TcpStream,
+    until: Instant,
+}
+
+/// Ids count up from one; they are spread enough as they are.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = policy::hash(bytes);
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// A worker's idle upstream connections, by target.
+#[derive(Default)]
+pub(crate) struct Pool {
+    idle: RefCell<HashMap<u64, Vec<Idle>, BuildHasherDefault<IdHasher>>>,
+}
+
+/// Whether the kernel has reported anything on an idle connection: it was closed, or the endpoint sent what nobody asked
+/// for. Costs no system call: the runtime already knows.
+fn disturbed(stream: &mut TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    match stream.poll_read_ready(&mut cx) {
+        Poll::Pending => false,
+        Poll::Ready(_) => {
+            // Readiness may be a left-over; only now is it worth asking the kernel.
+            let mut byte = [0];
+            !matches!(Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)), Poll::Pending)
+        }
+    }
+}
+
+impl Pool {
+    /// The connection to `target` that idles for the shortest time and still stands.
+    pub(crate) fn take(&self, target: u64) -> Option<TcpStream> {
+        let mut idle = self.idle.borrow_mut();
+        let connections = idle.get_mut(&target)?;
+        while let Some(mut connection) = connections.pop() {
+            if !disturbed(&mut connection.stream) {
+                return Some(connection.stream);
+            }
+        }
+        None
+    }
+
+    /// Closes all idle connections to `target`: one of them turned out to be dead, so the others probably are.
+    pub(crate) fn forget(&self, target: u64) {
+        self.idle.borrow_mut().remove(&target);
+    }
+
+    /// Keeps `stream` for up to `keep`; closes it when `idle_max` are kept already.
+    pub(crate) fn put(&self, target: u64, stream: TcpStream, now: Instant, keep: Duration, idle_max: u32) {
+        let mut idle = self.idle.borrow_mut();
+        let connections = idle.entry(target).or_default();
+        if connections.len() < idle_max as usize {
+            connections.push(Idle { stream, until: now.after(keep) });
+        }
+    }
+
+    /// Closes whatever idled for too long or was closed by the other side. Answers how many idle.
+    pub(crate) fn sweep(&self, now: Instant) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|_, connections| {
+            connections.retain_mut(|connection| connection.until > now && !disturbed(&mut connection.stream));
+            !connections.is_empty()
+        });
+        idle.values().map(Vec::len).sum()
+    }
+
+    /// Closes them all: file descriptors are needed elsewhere.
+    pub(crate) fn clear(&self) -> usize {
+        self.idle.borrow_mut().drain().map(|(_, connections)| connections.len()).sum()
+    }
+}

@@ -1,0 +1,149 @@
+//! A request's body on its way to an endpoint, kept for another attempt while it is small enough.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::net::TcpStream;
+
+use super::buffers::{Buffer, Buffers};
+use super::conn::{Conn, poll_write};
+use super::worker::Worker;
+use crate::codec::{Body, Malformed, write_last_chunk};
+
+/// Why a body stopped half-way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadError {
+    /// The client left.
+    ClientGone,
+    /// The client's framing is wrong.
+    Malformed(Malformed),
+    /// The body is larger than allowed.
+    TooLarge,
+    /// The endpoint takes no more. It may still answer.
+    Upstream,
+}
+
+/// The body of one request, over all of its attempts.
+pub(crate) struct Upload {
+    body: Body,
+    /// While the body can be replayed: all of it that has arrived, as it goes out. After that: what was not sent yet.
+    kept: Buffer,
+    /// Bytes of `kept` that went out in this attempt.
+    sent: usize,
+    replayable: bool,
+    replay_max: usize,
+    /// Bytes that arrived.
+    pub(crate) bytes: u64,
+    bytes_max: u64,
+}
+
+impl Upload {
+    pub(crate) fn new(body: Body, replay_max: usize, bytes_max: u64, buffers: &Rc<Buffers>) -> Self {
+        Self { body, kept: buffers.take(), sent: 0, replayable: true, replay_max, bytes: 0, bytes_max }
+    }
+
+    /// Whether all of it has arrived and gone out.
+    pub(crate) fn done(&self) -> bool {
+        self.arrived() && self.sent == self.kept.len()
+    }
+
+    /// Whether all of it has arrived.
+    pub(crate) fn arrived(&self) -> bool {
+        self.body.finished()
+    }
+
+    /// Whether another attempt could send it from the beginning.
+    pub(crate) fn replayable(&self) -> bool {
+        self.replayable
+    }
+
+    /// Takes what has already arrived, so that a small body goes out together with its head.
+    pub(crate) fn absorb(&mut self, conn: &Conn, buffers: &Rc<Buffers>) -> Result<(), UploadError> {
+        if self.arrived() {
+            return Ok(());
+        }
+        let Some(carry) = conn.carry.take() else { return Ok(()) };
+        let consumed = self.feed(&carry)?;
+        conn.keep(&carry[consumed..], buffers);
+        Ok(())
+    }
+
+    /// Begins another attempt: appends what is kept to `wire` when it is small, so that one write carries both.
+    pub(crate) fn restart(&mut self, wire: &mut Buffer) {
+        const TOGETHER_MAX: usize = 16 * 1024;
+        self.sent = 0;
+        if self.kept.len() <= TOGETHER_MAX {
+            wire.extend(&self.kept);
+            self.sent = self.kept.len();
+        }
+    }
+
+    /// Takes bytes of the stream; answers how many belong to this body.
+    fn feed(&mut self, input: &[u8]) -> Result<usize, UploadError> {
+        let advance = self.body.advance(input).map_err(UploadError::Malformed)?;
+        self.bytes += advance.forward as u64;
+        if self.bytes > self.bytes_max {
+            return Err(UploadError::TooLarge);
+        }
+        if self.replayable && self.kept.len() + advance.forward > self.replay_max {
+            self.replayable = false;
+            self.kept.consume(self.sent);
+            self.sent = 0;
+        }
+        self.kept.extend(&input[..advance.forward]);
+        if advance.done && matches!(self.body, Body::Chunked(_)) {
+            write_last_chunk(self.body.trailers(), &mut self.kept);
+        }
+        Ok(advance.consumed)
+    }
+
+    /// Sends on what has arrived and reads more, until all went out. `progress` is set when bytes moved.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        conn: &Conn,
+        upstream: &mut TcpStream,
+        progress: &mut bool,
+    ) -> Poll<Result<(), UploadError>> {
+        loop {
+            while self.sent < self.kept.len() {
+                match ready!(poll_write(upstream, cx, &self.kept[self.sent..])) {
+                    Ok(count) if count > 0 => self.sent += count,
+                    _ => return Poll::Ready(Err(UploadError::Upstream)),
+                }
+                *progress = true;
+            }
+            if !self.replayable {
+                self.kept.clear();
+                self.sent = 0;
+            }
+            if self.arrived() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_more(cx, worker, conn))?;
+            *progress = true;
+        }
+    }
+
+    /// Takes the next bytes that the client sent.
+    fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        conn: &Conn,
+    ) -> Poll<Result<(), UploadError>> {
+        if conn.has_carry() {
+            return Poll::Ready(self.absorb(conn, &worker.buffers));
+        }
+        let mut scratch = worker.scratch.borrow_mut();
+        match ready!(conn.poll_read(cx, &mut scratch)) {
+            Ok(0) | Err(_) => Poll::Ready(Err(UploadError::ClientGone)),
+            Ok(count) => {
+                let consumed = self.feed(&scratch[..count])?;
+                conn.keep(&scratch[consumed..count], &worker.buffers);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! One worker a core: its own runtime, listeners, connections, pools and timers. Workers share nothing that a request
+//! changes but the policies' atomics.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use model::Instant;
+use parking_lot::RwLock;
+use policy::Rng;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::buffers::Buffers;
+use super::conn::Conn;
+use super::pool::Pool;
+use super::slots::Slots;
+use super::wheel::{Alarm, Wheel};
+use crate::access_log::AccessLog;
+use crate::answer::{After, Reason, refuse};
+use crate::listen::{Listener, ListenerState};
+use crate::metrics::WorkerMetrics;
+use crate::road::{self, Next};
+use crate::service::Clock;
+use crate::snapshot::{Local, Snapshot};
+
+/// Bytes that one read brings at most.
+const SCRATCH: usize = 64 * 1024;
+/// How long a connection that is closed early is heard out, and how much.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+/// How often idle upstream connections are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Where the process is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    Serving,
+    LameDuck,
+    Finishing,
+}
+
+/// What all workers and the control thread share.
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    snapshot: RwLock<Arc<Snapshot>>,
+    version: AtomicU64,
+    phase: AtomicU8,
+    idle_upstream_max: AtomicU64,
+    pub(crate) access_log: AccessLog,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        clock: Clock,
+        snapshot: Snapshot,
+        idle_upstream_max: u32,
+        access_log: AccessLog,
+    ) -> Self {
+        Self {
+            clock,
+            version: AtomicU64::new(snapshot.version),
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            idle_upstream_max: AtomicU64::new(idle_upstream_max.into()),
+            access_log,
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read())
+    }
+
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        let version = snapshot.version;
+        *self.snapshot.write() = Arc::new(snapshot);
+        self.version.store(version, Ordering::Release);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::LameDuck,
+            _ => Phase::Finishing,
+        }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn idle_upstream_max(&self) -> u32 {
+        self.idle_upstream_max.load(Ordering::Relaxed) as u32
+    }
+
+    pub(crate) fn set_idle_upstream_max(&self, max: u32) {
+        self.idle_upstream_max.store(max.into(), Ordering::Relaxed);
+    }
+}
+
+/// What a worker is told to do.
+pub(crate) enum Command {
+    /// Accept connections here.
+    Listen { listener: Arc<Listener>, socket: std::net::TcpListener, stop: CancellationToken },
+    /// Look at the phase: close idle connections if the process is finishing.
+    Phase,
+    /// End.
+    Stop,
+}
+
+/// One worker. Lives on its own thread and never leaves it.
+pub(crate) struct Worker {
+    pub(crate) id: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Clock,
+    /// The time as of the last look at the clock.
+    now: Cell<Instant>,
+    /// What one read brings; lent for the time of one poll.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    pub(crate) path_scratch: RefCell<String>,
+    pub(crate) wheel: Wheel,
+    pub(crate) pool: Pool,
+    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) rng: RefCell<Rng>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    local: RefCell<Rc<Local>>,
+    /// Open connections, to wake the idle ones when the process leaves.
+    alarms: RefCell<HashMap<u64, Rc<Alarm>>>,
+    next_connection: Cell<u64>,
+    /// Held back so that there is one left to refuse connections with when all others are used up.
+    spare_descriptor: RefCell<Option<std::fs::File>>,
+}
+
+impl Worker {
+    fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        metrics: Arc<WorkerMetrics>,
+        seed: u64,
+        buffer_bytes_max: u64,
+    ) -> Rc<Self> {
+        let clock = shared.clock;
+        let local = Local::new(shared.snapshot());
+        Rc::new(Self {
+            id,
+            clock,
+            now: Cell::new(clock.now()),
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            path_scratch: RefCell::default(),
+            wheel: Wheel::new(clock.now()),
+            pool: Pool::default(),
+            buffers: Buffers::new(buffer_bytes_max, Arc::clone(&metrics.buffers)),
+            rng: RefCell::new(Rng::with_seed(seed)),
+            metrics,
+            local: RefCell::new(local),
+            alarms: RefCell::default(),
+            next_connection: Cell::new(0),
+            spare_descriptor: RefCell::new(std::fs::File::open("/dev/null").ok()),
+            shared,
+        })
+    }
+
+    /// The time as of the last look at the clock: good enough for whatever happens in the same breath.
+    pub(crate) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Looks at the clock.
+    pub(crate) fn tell_time(&self) -> Instant {
+        let now = self.clock.now();
+        self.now.set(now);
+        now
+    }
+
+    /// The newest configuration.
+    pub(crate) fn local(&self) -> Rc<Local> {
+        let mut local = self.local.borrow_mut();
+        if local.snapshot.version != self.shared.version.load(Ordering::Acquire) {
+            *local = Local::new(self.shared.snapshot());
+        }
+        Rc::clone(&local)
+    }
+
+    /// Whether clients are told to go elsewhere.
+    pub(crate) fn draining(&self) -> bool {
+        self.shared.phase() != Phase::Serving
+    }
+
+    /// Makes room when an error says that file descriptors have run out.
+    pub(crate) fn on_io_error(&self, error: &io::Error) {
+        if is_out_of_descriptors(error) {
+            self.pool.clear();
+        }
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// What a worker's thread is started with.
+pub(crate) struct WorkerParams {
+    pub(crate) id: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) seed: u64,
+    pub(crate) buffer_bytes_max: u64,
+}
+
+/// Runs a worker on this thread until it is told to stop.
+///
+/// # Errors
+/// The runtime could not be built: no descriptors, no memory.
+pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let WorkerParams { id, shared, metrics, mut commands, seed, buffer_bytes_max } = params;
+    runtime.block_on(async {
+        let worker = Worker::new(id, shared, metrics, seed, buffer_bytes_max);
+        let driver = Rc::clone(&worker);
+        tokio::task::spawn_local(async move { driver.wheel.drive(driver.clock).await });
+        let sweeper = Rc::clone(&worker);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                sweeper.metrics.idle_upstream.set(sweeper.pool.sweep(sweeper.clock.now()) as u64);
+            }
+        });
+        let slots = Rc::new(Slots::new());
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Listen { listener, socket, stop } => {
+                    let (worker, slots) = (Rc::clone(&worker), Rc::clone(&slots));
+                    tokio::task::spawn_local(async move {
+                        match TcpListener::from_std(socket) {
+                            Ok(socket) => accept(worker, slots, listener, socket, stop, road::request).await,
+                            Err(error) => tracing::error!(%error, "cannot listen"),
+                        }
+                    });
+                }
+                Command::Phase => {
+                    for alarm in worker.alarms.borrow().values() {
+                        alarm.wake();
+                    }
+                }
+                Command::Stop => break,
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Accepts connections until `stop`; those that the kernel has completed by then are still served.
+async fn accept<F: Future<Output = Next> + 'static>(
+    worker: Rc<Worker>,
+    slots: Rc<Slots<F>>,
+    listener: Arc<Listener>,
+    socket: TcpListener,
+    stop: CancellationToken,
+    request: fn(Rc<Worker>, Rc<Conn>) -> F,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let state = Arc::clone(&listener.state.read());
+                if state.on_open() {
+                    tokio::task::spawn_local(connection(
+                        Rc::clone(&worker),
+                        Rc::clone(&slots),
+                        stream,
+                        peer,
+                        state,
+                        request,
+                    ));
+                } else {
+                    state.on_close();
+                    turn_away(&stream);
+                }
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
+                shed_one(&worker, &listener, &socket).await;
+            }
+            // The connection was gone before it was accepted.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Answers 503 in one write and closes: nobody waits for who may not come in.
+fn turn_away(stream: &TcpStream) {
+    let mut bytes = Vec::new();
+    refuse(&mut bytes, &Reason::TooManyConnections.into(), false, After::Close, true);
+    let _ = stream.try_write(&bytes);
+}
+
+/// All file descriptors are in use. Frees what idles, and takes one connection off the queue to close it, so that its client
+/// learns at once instead of waiting for nothing.
+async fn shed_one(worker: &Worker, listener: &Listener, socket: &TcpListener) {
+    if worker.pool.clear() > 0 {
+        return;
+    }
+    drop(worker.spare_descriptor.borrow_mut().take());
+    if let Ok((stream, _)) = socket.accept().await {
+        listener.state.read().figures.shed_descriptors.fetch_add(1, Ordering::Relaxed);
+        turn_away(&stream);
+    }
+    *worker.spare_descriptor.borrow_mut() = std::fs::File::open("/dev/null").ok();
+}
+
+/// Serves one connection, request by request.
+async fn connection<F: Future<Output = Next>>(
+    worker: Rc<Worker>,
+    slots: Rc<Slots<F>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: Arc<ListenerState>,
+    request: fn(Rc<Worker>, Rc<Conn>) -> F,
+) {
+    // Without it small answers wait for acknowledgements; a failure costs latency, nothing else.
+    let _ = stream.set_nodelay(true);
+    worker.tell_time();
+    let id = worker.next_connection.get();
+    worker.next_connection.set(id + 1);
+    let alarm = Alarm::new();
+    worker.alarms.borrow_mut().insert(id, Rc::clone(&alarm));
+    let conn = Rc::new(Conn::new(stream, peer.ip(), listener, alarm));
+    loop {
+        if !conn.has_carry() && !idle(&worker, &conn).await {
+            break;
+        }
+        match slots.run(request(Rc::clone(&worker), Rc::clone(&conn))).await {
+            Next::Idle => {}
+            Next::Close => break,
+            Next::Linger => {
+                linger(&worker, &conn).await;
+                break;
+            }
+        }
+    }
+    worker.alarms.borrow_mut().remove(&id);
+}
+
+/// Waits for the next request; answers false when the connection is to be closed instead.
+async fn idle(worker: &Worker, conn: &Conn) -> bool {
+    let timeouts = &conn.listener.params.timeouts;
+    let timeout = if conn.requests.get() == 0 { timeouts.head } else { timeouts.idle };
+    worker.wheel.set(&conn.alarm, worker.now().after(timeout.get()));
+    std::future::poll_fn(|cx| {
+        conn.alarm.wake_me(cx.waker());
+        if conn.stream.borrow().poll_read_ready(cx).is_ready() {
+            return std::task::Poll::Ready(true);
+        }
+        if conn.alarm.rung() || worker.shared.phase() == Phase::Finishing {
+            return std::task::Poll::Ready(false);
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+/// Tells the client that no more comes, and hears out what it still sends, for a while: closing at once would reset the
+/// connection and could take the answer with it.
+async fn linger(worker: &Worker, conn: &Conn) {
+    let _ = socket2::SockRef::from(&*conn.stream.borrow()).shutdown(std::net::Shutdown::Write);
+    worker.wheel.set(&conn.alarm, worker.tell_time().after(LINGER_TIME));
+    let mut heard = 0;
+    std::future::poll_fn(|cx| {
+        conn.alarm.wake_me(cx.waker());
+        loop {
+            if conn.alarm.rung() || heard > LINGER_BYTES {
+                return std::task::Poll::Ready(());
+            }
+            match std::task::ready!(conn.poll_read(cx, &mut worker.scratch.borrow_mut())) {
+                Ok(count) if count > 0 => heard += count,
+                _ => return std::task::Poll::Ready(()),
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,159 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time;
+
+use crate::config::HealthCheck;
+
+/// The header by which an endpoint says, with the value `1`, that it wants no new requests.
+pub const LAME_DUCK_HEADER: &str = "seawall-lame-duck";
+
+/// An answer whose head is larger is a failure.
+const HEAD_MAX: usize = 16 * 1024;
+/// Headers of an answer; more are a failure.
+const HEADERS_MAX: usize = 64;
+
+/// What an endpoint answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It may have requests.
+    Healthy,
+    /// It is well and wants no new requests.
+    LameDuck,
+    /// It is unwell, for this reason.
+    Failed(String),
+}
+
+/// Asks the endpoint at `address` once; no answer within `timeout` is a failed one.
+///
+/// HTTP checks are GET requests of HTTP/1.1 whose `host` is the address. Any answer with [`LAME_DUCK_HEADER`] means
+/// lame duck, whatever its status; otherwise 2xx means healthy. The body is not read.
+pub async fn check(address: SocketAddr, what: &HealthCheck, timeout: Duration) -> Answer {
+    let ask = async {
+        let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
+        match what {
+            HealthCheck::Tcp => Ok(Answer::Healthy),
+            HealthCheck::Http(path) => get(stream, address, path).await,
+        }
+    };
+    match time::timeout(timeout, ask).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(reason)) => Answer::Failed(reason),
+        Err(_) => Answer::Failed(format!("no answer within {timeout:?}")),
+    }
+}
+
+async fn get(mut stream: TcpStream, address: SocketAddr, path: &str) -> Result<Answer, String> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: seawall-health\r\naccept: */*\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.map_err(|error| format!("cannot send: {error}"))?;
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        let read =
+            stream.read_buf(&mut head).await.map_err(|error| format!("cannot read the answer: {error}"))?;
+        while let Some((length, status, lame_duck)) = parse(&head)? {
+            match status {
+                100..200 => drop(head.drain(..length)),
+                _ if lame_duck => return Ok(Answer::LameDuck),
+                200..300 => return Ok(Answer::Healthy),
+                _ => return Ok(Answer::Failed(format!("it answered {status}"))),
+            }
+        }
+        if read == 0 {
+            return Err("it closed the connection before its answer was complete".to_owned());
+        }
+        if head.len() > HEAD_MAX {
+            return Err(format!("its answer's head is larger than {HEAD_MAX} bytes"));
+        }
+    }
+}
+
+/// The length, status and lame-duck mark of a complete head.
+fn parse(bytes: &[u8]) -> Result<Option<(usize, u16, bool)>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let status = response.parse(bytes).map_err(|error| format!("its answer is no HTTP/1.1: {error}"))?;
+    let httparse::Status::Complete(length) = status else { return Ok(None) };
+    let lame_duck = response.headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case(LAME_DUCK_HEADER) && header.value.trim_ascii() == b"1"
+    });
+    Ok(Some((length, response.code.unwrap_or(0), lame_duck)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Sends `answer` to whoever asks, and answers what was asked.
+    async fn ask(answer: &'static [u8]) -> (Answer, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        let answer = check(address, &HealthCheck::Http("/health?full".to_owned()), PATIENCE).await;
+        (answer, server.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn only_2xx_is_healthy() {
+        let (answer, request) = ask(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(answer, Answer::Healthy);
+        assert!(request.starts_with("GET /health?full HTTP/1.1\r\nhost: 127.0.0.1:"), "{request}");
+        assert!(request.contains("\r\nconnection: close\r\n"), "{request}");
+
+        assert_eq!(ask(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n").await.0, Answer::Healthy);
+        for bad in [
+            &b"HTTP/1.1 503 Service Unavailable\r\n\r\n"[..],
+            b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n",
+            b"SSH-2.0-OpenSSH\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-le",
+            b"",
+        ] {
+            let (answer, _) = ask(bad).await;
+            assert!(matches!(answer, Answer::Failed(_)), "{:?}: {answer:?}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lame_duck_says_so_whatever_its_status() {
+        let well = b"HTTP/1.1 200 OK\r\nSeawall-Lame-Duck: 1\r\n\r\n";
+        let leaving = b"HTTP/1.1 503 Service Unavailable\r\nseawall-lame-duck:  1 \r\n\r\n";
+        let not = b"HTTP/1.1 200 OK\r\nseawall-lame-duck: 0\r\n\r\n";
+        assert_eq!(ask(well).await.0, Answer::LameDuck);
+        assert_eq!(ask(leaving).await.0, Answer::LameDuck);
+        assert_eq!(ask(not).await.0, Answer::Healthy);
+    }
+
+    #[tokio::test]
+    async fn an_endless_head_is_refused() {
+        let head = [b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'a'; 2 * HEAD_MAX]].concat();
+        let (answer, _) = ask(head.leak()).await;
+        assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn silence_and_refusal_are_failures() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(check(address, &HealthCheck::Tcp, PATIENCE).await, Answer::Healthy);
+        let silent = check(address, &HealthCheck::Http("/".to_owned()), Duration::from_millis(20)).await;
+        assert!(matches!(&silent, Answer::Failed(reason) if reason.contains("within")), "{silent:?}");
+        drop(listener);
+        let refused = check(address, &HealthCheck::Tcp, PATIENCE).await;
+        assert!(matches!(&refused, Answer::Failed(reason) if reason.contains("connect")), "{refused:?}");
+    }
+}

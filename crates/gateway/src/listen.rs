@@ -1,0 +1,124 @@
+//! Listening sockets, and what is known of each.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::RwLock;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config;
+
+/// Connections that the kernel completes ahead of us, per worker.
+const BACKLOG: i32 = 4096;
+
+/// One listener, shared by every worker.
+#[derive(Debug)]
+pub(crate) struct ListenerState {
+    pub(crate) name: String,
+    /// The real address: the port is never 0.
+    pub(crate) address: SocketAddr,
+    pub(crate) params: config::Listener,
+    /// Figures that survive a change of parameters.
+    pub(crate) figures: Arc<ListenerFigures>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ListenerFigures {
+    pub(crate) open: AtomicU32,
+    pub(crate) accepted: AtomicU64,
+    pub(crate) shed_limit: AtomicU64,
+    pub(crate) shed_descriptors: AtomicU64,
+}
+
+impl ListenerState {
+    /// Counts a new connection in; answers whether the listener has room for it.
+    pub(crate) fn on_open(&self) -> bool {
+        self.figures.accepted.fetch_add(1, Relaxed);
+        let room = self.figures.open.fetch_add(1, Relaxed) < self.params.connections_max;
+        if !room {
+            self.figures.shed_limit.fetch_add(1, Relaxed);
+        }
+        room
+    }
+
+    /// Counts a connection out.
+    pub(crate) fn on_close(&self) {
+        self.figures.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A listener whose parameters can change while its sockets stay.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) state: RwLock<Arc<ListenerState>>,
+}
+
+/// Opens one socket for each worker, all on the same address: the kernel spreads connections over them.
+///
+/// # Errors
+/// The address is in use, not ours, or not allowed.
+pub(crate) fn bind(address: SocketAddr, sockets: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    // Another process with the same option could share the port unnoticed, so the first socket asks for it alone.
+    drop(open(address, false)?);
+    let first = open(address, true)?;
+    let address = first.local_addr()?;
+    let mut all = vec![first];
+    for _ in 1..sockets {
+        all.push(open(address, true)?);
+    }
+    Ok((address, all))
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    if shared {
+        socket.listen(BACKLOG)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Raises the soft limit of open files to the hard one; answers what it is then.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    rlimit::raise()
+}
+
+mod rlimit {
+    //! The one call that neither the standard library nor a dependency of ours wraps.
+    #![allow(unsafe_code)]
+
+    pub(super) fn raise() -> u64 {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: both calls only read and write the struct they are given, which lives on this stack.
+        unsafe {
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+                return 1024;
+            }
+            let before = limit.rlim_cur;
+            limit.rlim_cur = limit.rlim_max;
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
+                return before;
+            }
+        }
+        limit.rlim_cur
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_refused_even_to_those_who_would_share_it() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let (address, _sockets) = bind(any, 2).unwrap();
+        assert_eq!(bind(address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}

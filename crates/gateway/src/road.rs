@@ -1,0 +1,730 @@
+//! The road that every request takes:
+//! read head → classify → admit → attempt (retry, hedge) → deliver → observe.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use model::{Deadline, Fault, Instant, Party, Retry};
+use policy::attempts::{Condition, Decision, Facts, Failure, RetryPolicyParams, decide};
+use policy::balance::Pick;
+use policy::breaker::{CallEnd, Permit};
+use policy::bulkhead::Admission;
+
+use crate::answer::{After, Reason, Refusal, end_head, refuse, status_line};
+use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};
+use crate::engine::attempt::{Answer, AttemptError, Attempts, attempt};
+use crate::engine::buffers::Buffer;
+use crate::engine::classify::{Plan, Refused, Request, classify};
+use crate::engine::conn::{Conn, poll_flush};
+use crate::engine::download::{DownloadError, Waits};
+use crate::engine::tunnel;
+use crate::engine::upload::Upload;
+use crate::engine::worker::Worker;
+use crate::metrics::{ClientStage, Ending};
+use crate::router::CompiledAction;
+use crate::service::View;
+
+/// What the connection does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It waits for another request.
+    Idle,
+    /// It is closed; the client has taken all there was.
+    Close,
+    /// It is closed once the client has stopped sending, so that what it was told is not lost.
+    Linger,
+}
+
+/// Takes one request down the road. The connection has bytes to read.
+pub(crate) async fn request(worker: Rc<Worker>, conn: Rc<Conn>) -> Next {
+    let request = match read_head(&worker, &conn).await {
+        Head::Request(request) => request,
+        Head::Refused(refused) => return answer_refused(&worker, &conn, &refused).await,
+        Head::Gone => return Next::Close,
+    };
+    let served = serve(&worker, &conn, &request).await;
+    observe(&worker, &request, &served);
+    served.next
+}
+
+/// What became of a request.
+pub(crate) struct Served {
+    /// The status that the client got; 0 for none.
+    pub(crate) status: u16,
+    pub(crate) ending: Ending,
+    pub(crate) reason: Option<Reason>,
+    /// From the request's first byte to the head of the answer.
+    pub(crate) latency: Duration,
+    pub(crate) attempts: u32,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) endpoint: Option<Rc<str>>,
+    pub(crate) next: Next,
+}
+
+impl Default for Served {
+    /// Refused without a word, as long as nothing better is known.
+    fn default() -> Self {
+        Self {
+            status: 0,
+            ending: Ending::Refused,
+            reason: None,
+            latency: Duration::ZERO,
+            attempts: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            endpoint: None,
+            next: Next::Close,
+        }
+    }
+}
+
+enum Head {
+    Request(Request),
+    Refused(Box<Refused>),
+    Gone,
+}
+
+/// Reads until the head of a request is there, and classifies it while it still lies in the read buffer.
+async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
+    let limits = Limits {
+        head_bytes: conn.listener.params.limits.head.as_len(),
+        fields_max: conn.listener.params.limits.fields as usize,
+        ..Limits::default()
+    };
+    let mut started = None;
+    // Bytes already known not to hold a whole head.
+    let mut seen = 0;
+    let head = poll_fn(|cx| {
+        loop {
+            let scratch = &mut *worker.scratch.borrow_mut();
+            let mut carry = conn.carry.borrow_mut().take();
+            let fresh = seen == 0 && carry.is_some();
+            let count = if fresh {
+                0
+            } else {
+                match conn.poll_read(cx, scratch) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Head::Gone),
+                    Poll::Ready(Ok(count)) => count,
+                    Poll::Pending => {
+                        *conn.carry.borrow_mut() = carry;
+                        conn.alarm.wake_me(cx.waker());
+                        if conn.alarm.rung() && started.is_some() {
+                            worker.metrics.client_timeouts[ClientStage::Head as usize].one();
+                            let refused = Refused::outright(Reason::HeadTimeout.into());
+                            return Poll::Ready(Head::Refused(Box::new(refused)));
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            };
+            let bytes = match &mut carry {
+                Some(carry) => {
+                    carry.extend(&scratch[..count]);
+                    &carry[..]
+                }
+                None => &scratch[..count],
+            };
+            let now = match started {
+                Some(started) => started,
+                None => *started.insert(worker.tell_time()),
+            };
+            let worth_a_try =
+                seen == 0 || bytes.len() >= limits.head_bytes || crate::codec::may_hold_head(bytes, seen);
+            let parsed = if worth_a_try {
+                let mut storage = FieldStorage::new();
+                match parse_request(bytes, &mut storage, &limits) {
+                    Ok(Parsed::Partial) => None,
+                    Ok(Parsed::Complete(head)) => {
+                        let classified = classify(worker, conn, bytes, &head, now);
+                        Some((head.len, classified.map_or_else(Head::Refused, Head::Request)))
+                    }
+                    Err(malformed) => {
+                        worker.metrics.malformed[malformed as usize].one();
+                        let refusal = Refusal {
+                            status: malformed.status(),
+                            detail: malformed.name(),
+                            ..Reason::Malformed.into()
+                        };
+                        let refused = Refused::outright(refusal);
+                        Some((bytes.len(), Head::Refused(Box::new(refused))))
+                    }
+                }
+            } else {
+                None
+            };
+            match parsed {
+                Some((used, head)) => {
+                    let left = match carry {
+                        Some(mut carry) => {
+                            carry.consume(used);
+                            (!carry.is_empty()).then_some(carry)
+                        }
+                        None if used < count => {
+                            let mut left = worker.buffers.take();
+                            left.extend(&scratch[used..count]);
+                            Some(left)
+                        }
+                        None => None,
+                    };
+                    *conn.carry.borrow_mut() = left;
+                    return Poll::Ready(head);
+                }
+                None => {
+                    if seen == 0 {
+                        worker.wheel.set(&conn.alarm, now.after(conn.listener.params.timeouts.head.get()));
+                    }
+                    seen = bytes.len().max(1);
+                    let partial = carry.unwrap_or_else(|| {
+                        let mut partial = worker.buffers.take();
+                        partial.extend(&scratch[..count]);
+                        partial
+                    });
+                    *conn.carry.borrow_mut() = Some(partial);
+                }
+            }
+        }
+    })
+    .await;
+    conn.alarm.off();
+    conn.requests.set(conn.requests.get() + 1);
+    head
+}
+
+/// Answers a request that was refused before it was one.
+async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> Next {
+    worker.metrics.refusals[refused.refusal.reason as usize].one();
+    let after = if worker.draining() { After::Close } else { refused.after };
+    let mut bytes = worker.buffers.take();
+    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11);
+    if !write_all(worker, conn, bytes).await {
+        return Next::Close;
+    }
+    match after {
+        After::Keep => Next::Idle,
+        After::Close => Next::Linger,
+    }
+}
+
+/// Admits the request, finds it an answer and delivers that.
+async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Served {
+    let route = request.route();
+    let (view, head) = match &request.plan {
+        Plan::Answer { status, fields } => return serve_fixed(worker, conn, request, *status, fields).await,
+        Plan::Forward { view, head, .. } => (view, head),
+    };
+    let mut served = Served::default();
+    let admitted = match admit(worker, conn, request, view).await {
+        Ok(admitted) => admitted,
+        Err(reason) => return finish_refused(worker, conn, request, None, reason.into(), served).await,
+    };
+
+    let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
+    let upload =
+        Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
+    let upload = RefCell::new(upload);
+    let absorbed = upload.borrow_mut().absorb(conn, &worker.buffers);
+    if let Err(error) = absorbed {
+        let error = AttemptError::from(error);
+        let refusal = error.refusal();
+        return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
+    }
+    let way = Attempts { worker, conn, request, view, head, upload: &upload, interim: route.hedge.is_none() };
+    let found = find_answer(&way, retry, &mut served).await;
+    let now = worker.now();
+    served.latency = now.since(request.started);
+    served.request_bytes = upload.borrow().bytes;
+    let answer = match found {
+        Ok(answer) => answer,
+        Err(AttemptError::ClientGone) => {
+            served.ending = Ending::Cancelled;
+            return served;
+        }
+        Err(error) => {
+            let end = if error.fault().who == Party::Upstream { CallEnd::Failure } else { CallEnd::Ignored };
+            admitted.end(now, end, served.latency);
+            let refusal = error.refusal();
+            return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
+        }
+    };
+    served.status = answer.status;
+    served.ending = Ending::of(answer.status);
+    let end = match answer.status {
+        // A refusal further down says that there is too much load, not that the service is broken.
+        500.. if answer.dont_retry => CallEnd::Ignored,
+        500.. => CallEnd::Failure,
+        _ => CallEnd::Success,
+    };
+    admitted.end(now, end, served.latency);
+    if worker.shared.access_log.enabled() {
+        served.endpoint = Some(answer.flight.target().endpoint.name().into());
+    }
+    if answer.upgraded {
+        let Answer { stream, download, flight, .. } = answer;
+        let idle = view.params.timeouts.tunnel.get();
+        let tunnel = Box::pin(tunnel::run(worker, conn, stream, download, flight, idle));
+        (served.request_bytes, served.response_bytes) = tunnel.await;
+        return served;
+    }
+    deliver(worker, conn, answer, &upload, view, &mut served).await;
+    served
+}
+
+/// A request's places: in the service's bulkhead, and in its breaker's count. Given back however the request ends.
+struct Admitted<'a> {
+    worker: &'a Worker,
+    view: &'a View,
+    permit: Cell<Option<Permit>>,
+}
+
+impl Admitted<'_> {
+    /// The service has answered, or has not.
+    fn end(&self, now: Instant, end: CallEnd, latency: Duration) {
+        if let Some(permit) = self.permit.take() {
+            self.view.breaker.on_end(permit, now, end, latency, &mut self.worker.rng.borrow_mut());
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.end(self.worker.now(), CallEnd::Ignored, Duration::ZERO);
+        self.view.bulkhead.release(self.worker.id);
+    }
+}
+
+/// Whether the request may go on: its customer's rate, the service's breaker, the service's bulkhead, in this order, so that
+/// what is refused cheaply is refused first.
+async fn admit<'a>(
+    worker: &'a Worker,
+    conn: &Conn,
+    request: &Request,
+    view: &'a View,
+) -> Result<Admitted<'a>, Reason> {
+    let now = request.started;
+    if request.caller_deadline.expired(now) {
+        return Err(Reason::DeadlineExceeded);
+    }
+    if let Some(limiter) = &request.route().limiter {
+        limiter.try_take(now, request.customer, request.cost).map_err(|_| Reason::RateLimited)?;
+    }
+    let permit = view
+        .breaker
+        .try_enter(worker.id, now, &mut worker.rng.borrow_mut())
+        .map_err(|_| Reason::BreakerOpen)?;
+    match view.bulkhead.try_enter(worker.id) {
+        Admission::Enter => {}
+        Admission::Wait => {
+            let until = now.after(view.params.bulkhead.wait_max.get()).min(request.caller_deadline.instant());
+            if !view
+                .bulkhead
+                .wait(worker.id, worker.clock.timer(until), |cx| conn.poll_gone(cx, &worker.buffers))
+                .await
+            {
+                view.breaker.on_end(
+                    permit,
+                    now,
+                    CallEnd::Ignored,
+                    Duration::ZERO,
+                    &mut worker.rng.borrow_mut(),
+                );
+                return Err(Reason::BulkheadFull);
+            }
+        }
+        Admission::Refuse => {
+            view.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, &mut worker.rng.borrow_mut());
+            return Err(Reason::BulkheadFull);
+        }
+    }
+    view.retry_budget.on_request(worker.id);
+    request.local.snapshot.retry_budget.on_request(worker.id);
+    Ok(Admitted { worker, view, permit: Cell::new(Some(permit)) })
+}
+
+/// Endpoints that this request has been to, or could not go to.
+#[derive(Default)]
+struct Tried {
+    list: [u32; 16],
+    len: usize,
+}
+
+impl Tried {
+    fn push(&mut self, index: u32) {
+        if let Some(slot) = self.list.get_mut(self.len) {
+            *slot = index;
+            self.len += 1;
+        }
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        &self.list[..self.len]
+    }
+}
+
+/// Picks an endpoint whose breaker lets the attempt pass.
+fn pick(
+    worker: &Worker,
+    request: &Request,
+    view: &View,
+    tried: &mut Tried,
+    now: Instant,
+) -> Result<(u32, Permit), Reason> {
+    let rng = &mut *worker.rng.borrow_mut();
+    let mut refused = Reason::NoEndpoint;
+    // A client's own endpoint comes first, unless this request has been there.
+    if let (Some(cookie), Some(sticky)) = (&request.sticky, &view.sticky) {
+        let facts = Pick { now, key: None, tried: tried.as_slice() };
+        if let Some(index) = sticky.find(cookie, &view.fleet, &facts) {
+            match view.targets[index as usize].breaker.try_enter(worker.id, now, rng) {
+                Ok(permit) => return Ok((index, permit)),
+                Err(_) => tried.push(index),
+            }
+        }
+    }
+    for _ in 0..8 {
+        let facts = Pick { now, key: request.key, tried: tried.as_slice() };
+        let Some(index) = view.balancer.pick(&view.fleet, &facts, rng) else { break };
+        match view.targets[index as usize].breaker.try_enter(worker.id, now, rng) {
+            Ok(permit) => return Ok((index, permit)),
+            Err(_) if tried.as_slice().contains(&index) => return Err(Reason::BreakerOpen),
+            Err(_) => {
+                refused = Reason::BreakerOpen;
+                tried.push(index);
+            }
+        }
+    }
+    Err(refused)
+}
+
+/// Attempts until there is an answer to deliver, or nothing more to hope for.
+async fn find_answer(
+    way: &Attempts<'_>,
+    retry: &RetryPolicyParams,
+    served: &mut Served,
+) -> Result<Answer, AttemptError> {
+    let Attempts { worker, request, view, .. } = *way;
+    let metrics = request.route().metrics.shard(worker.id);
+    let mut tried = Tried::default();
+    let mut free_retry = true;
+    let mut deadline: Option<Deadline> = None;
+    loop {
+        let now = worker.now();
+        if deadline.is_none() && way.upload.borrow().arrived() {
+            deadline = Some(request.caller_deadline.sooner(Deadline::within(now, request.timeout)));
+        }
+        // While the body is still arriving only the caller's own deadline counts: a long upload is not the service's delay.
+        let deadline = deadline.unwrap_or(request.caller_deadline);
+        if deadline.expired(now) {
+            return Err(AttemptError::Deadline);
+        }
+        let (index, permit) =
+            pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
+        tried.push(index);
+        served.attempts += 1;
+        metrics.attempts[(served.attempts as usize).min(4) - 1].one();
+        let hedge_delay = match &request.route().hedge {
+            Some(hedge) if served.attempts == 1 && way.upload.borrow().arrived() && request.idempotent() => {
+                hedge.delay()
+            }
+            _ => None,
+        };
+        let result = match hedge_delay {
+            None => attempt(way, index, permit, served.attempts, deadline).await,
+            Some(delay) => {
+                let first = attempt(way, index, permit, served.attempts, deadline);
+                Box::pin(hedged(way, first, delay, deadline, &mut tried, &mut served.attempts)).await
+            }
+        };
+        let failure = match &result {
+            Ok(answer) if !retry.statuses.contains(&answer.status) => return result,
+            Ok(answer) => Failure::Status(answer.status),
+            Err(AttemptError::Stale) if free_retry && request.idempotent() => {
+                // The endpoint closed an idle connection while the request was on its way: no sign of illness, so
+                // trying once more costs no budget.
+                worker.metrics.stale.one();
+                free_retry = false;
+                served.attempts -= 1;
+                tried = Tried::default();
+                worker.pool.forget(view.targets[index as usize].id);
+                continue;
+            }
+            Err(AttemptError::Connect(_) | AttemptError::ConnectTimeout) => {
+                Failure::NoAnswer(Condition::ConnectFailure)
+            }
+            Err(AttemptError::Stale | AttemptError::Reset) => Failure::NoAnswer(Condition::Reset),
+            Err(AttemptError::Timeout) => Failure::NoAnswer(Condition::Timeout),
+            Err(_) => return result,
+        };
+        let fault = match &result {
+            Ok(_) => Fault { who: Party::Upstream, retry: Retry::IfIdempotent },
+            Err(error) => error.fault(),
+        };
+        let now = worker.now();
+        let facts = Facts {
+            attempts: served.attempts,
+            failure,
+            retry: fault.retry,
+            idempotent: request.idempotent(),
+            dont_retry: result.as_ref().is_ok_and(|answer| answer.dont_retry),
+            body_replayable: way.upload.borrow().replayable(),
+            deadline_left: deadline.left(now),
+        };
+        let budgets = [&*view.retry_budget, &*request.local.snapshot.retry_budget];
+        let decision = decide(retry, &facts, &budgets, now, &mut worker.rng.borrow_mut());
+        match decision {
+            Decision::Retry { delay, .. } => {
+                drop(result);
+                if !wait(way, delay).await {
+                    return Err(AttemptError::ClientGone);
+                }
+            }
+            Decision::Stop(stop) => {
+                metrics.stops[stop as usize].one();
+                return result;
+            }
+        }
+    }
+}
+
+/// Waits before a retry; answers false when the client leaves meanwhile.
+async fn wait(way: &Attempts<'_>, delay: Duration) -> bool {
+    let mut sleep = pin!(tokio::time::sleep(delay));
+    let waited = poll_fn(|cx| {
+        if sleep.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        if way.upload.borrow().arrived() && way.conn.poll_gone(cx, &way.worker.buffers).is_ready() {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    })
+    .await;
+    way.worker.tell_time();
+    waited
+}
+
+/// Sends a second attempt when the first has not answered after `delay`, if a budget pays for it; the first good answer
+/// wins, and the other attempt is cancelled.
+async fn hedged(
+    way: &Attempts<'_>,
+    first: impl Future<Output = Result<Answer, AttemptError>>,
+    delay: Duration,
+    deadline: Deadline,
+    tried: &mut Tried,
+    attempts: &mut u32,
+) -> Result<Answer, AttemptError> {
+    let Attempts { worker, request, view, .. } = *way;
+    let mut first = pin!(first);
+    tokio::select! {
+        biased;
+        result = &mut first => return result,
+        () = tokio::time::sleep(delay) => {}
+    }
+    let now = worker.tell_time();
+    let budgets = [&*view.retry_budget, &*request.local.snapshot.retry_budget];
+    // Picked before paid for, so that a hedge that has nowhere to go costs nothing.
+    let Ok((index, permit)) = pick(worker, request, view, tried, now) else { return first.await };
+    if tried.as_slice().contains(&index) || !policy::budget::try_retry_all(&budgets, now) {
+        let rng = &mut worker.rng.borrow_mut();
+        view.targets[index as usize].breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, rng);
+        return first.await;
+    }
+    tried.push(index);
+    *attempts += 1;
+    let metrics = request.route().metrics.shard(worker.id);
+    metrics.hedges.one();
+    metrics.attempts[(*attempts as usize).min(4) - 1].one();
+    let mut second = pin!(attempt(way, index, permit, *attempts, deadline));
+    let good = |result: &Result<Answer, AttemptError>| {
+        matches!(result, Ok(answer) if answer.status < 500) || matches!(result, Err(AttemptError::ClientGone))
+    };
+    tokio::select! {
+        biased;
+        result = &mut first => if good(&result) { result } else { second.await },
+        result = &mut second => if good(&result) { result } else { first.await },
+    }
+}
+
+/// Moves the answer to the client, and what is left of the request to the endpoint.
+async fn deliver(
+    worker: &Rc<Worker>,
+    conn: &Conn,
+    answer: Answer,
+    upload: &RefCell<Upload>,
+    view: &View,
+    served: &mut Served,
+) {
+    let Answer { mut flight, mut stream, mut download, after, persists, .. } = answer;
+    let mut timed = false;
+    let delivered = poll_fn(|cx| {
+        let result = download.poll(cx, worker, conn, &mut stream);
+        if let Poll::Ready(result) = result {
+            return Poll::Ready(result);
+        }
+        // An early answer: the client may need to be heard out before it reads.
+        if !upload.borrow().done() {
+            let _ = upload.borrow_mut().poll(cx, worker, conn, &mut stream, &mut download.progress);
+        }
+        conn.alarm.wake_me(cx.waker());
+        if !timed || std::mem::take(&mut download.progress) {
+            timed = true;
+            let timeout = match download.waits {
+                Waits::Client => conn.listener.params.timeouts.write,
+                Waits::Upstream => view.params.timeouts.body,
+            };
+            worker.wheel.set(&conn.alarm, worker.tell_time().after(timeout.get()));
+        } else if conn.alarm.rung() {
+            if download.waits == Waits::Client {
+                worker.metrics.client_timeouts[ClientStage::Write as usize].one();
+                return Poll::Ready(Err(DownloadError::ClientGone));
+            }
+            return Poll::Ready(Err(DownloadError::Truncated));
+        }
+        Poll::Pending
+    })
+    .await;
+    conn.alarm.off();
+    served.response_bytes = download.bytes;
+    match delivered {
+        Ok(()) => {
+            let target = flight.target().id;
+            if persists && download.arrived() && !download.overrun && upload.borrow().done() {
+                let idle_max = worker.shared.idle_upstream_max();
+                worker.pool.put(target, stream, worker.now(), view.params.timeouts.idle.get(), idle_max);
+            }
+            served.next = match after {
+                After::Keep => Next::Idle,
+                After::Close if upload.borrow().arrived() => Next::Close,
+                After::Close => Next::Linger,
+            };
+        }
+        Err(DownloadError::ClientGone) => {
+            served.ending = Ending::Cancelled;
+            served.next = Next::Close;
+        }
+        Err(DownloadError::Truncated | DownloadError::Malformed(_)) => {
+            // The client sees a cut connection: the only honest end of an answer that has none.
+            flight.truncated();
+            served.ending = Ending::Failed;
+            served.reason = Some(Reason::UpstreamReset);
+            served.next = Next::Close;
+        }
+    }
+}
+
+/// Answers from the configuration.
+async fn serve_fixed(
+    worker: &Rc<Worker>,
+    conn: &Conn,
+    request: &Request,
+    status: u16,
+    fields: &[u8],
+) -> Served {
+    let unread = !request.body.finished();
+    let after = if unread || worker.draining() || conn.last_request() { After::Close } else { request.after };
+    let mut bytes = worker.buffers.take();
+    status_line(&mut bytes, status);
+    bytes.extend(fields);
+    let route = &request.local.snapshot.router.routes()[request.route];
+    bytes.extend(route.response_fields());
+    end_head(&mut bytes, after, request.http11);
+    if let (CompiledAction::Answer(answer), true) = (&route.action, request.method != Method::Head) {
+        bytes.extend(answer.body());
+    }
+    let written = write_all(worker, conn, bytes).await;
+    Served {
+        status,
+        ending: Ending::of(status),
+        latency: worker.now().since(request.started),
+        next: match after {
+            _ if !written => Next::Close,
+            After::Keep => Next::Idle,
+            After::Close => Next::Linger,
+        },
+        ..Served::default()
+    }
+}
+
+/// Answers that the request cannot be served.
+async fn finish_refused(
+    worker: &Rc<Worker>,
+    conn: &Conn,
+    request: &Request,
+    upload: Option<&RefCell<Upload>>,
+    refusal: Refusal,
+    mut served: Served,
+) -> Served {
+    let reason = refusal.reason;
+    worker.metrics.refusals[reason as usize].one();
+    // A body that has not been read to its end makes the connection useless.
+    let unread = upload.map_or(!request.body.finished(), |upload| !upload.borrow().arrived());
+    let close = unread || worker.draining() || conn.last_request();
+    let after = if close { After::Close } else { request.after };
+    let mut bytes = worker.buffers.take();
+    refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11);
+    served.latency = worker.tell_time().since(request.started);
+    served.status = refusal.status;
+    served.reason = Some(reason);
+    served.ending = if reason.upstream_failed() { Ending::Failed } else { Ending::Refused };
+    served.next = match after {
+        _ if !write_all(worker, conn, bytes).await => Next::Close,
+        After::Keep => Next::Idle,
+        After::Close => Next::Linger,
+    };
+    served
+}
+
+/// Writes `bytes` to the client; answers whether it took them in time.
+async fn write_all(worker: &Worker, conn: &Conn, mut bytes: Buffer) -> bool {
+    let mut sent = 0;
+    let mut timed = false;
+    let written = poll_fn(|cx| {
+        if let Poll::Ready(result) = poll_flush(&mut conn.stream.borrow_mut(), cx, &mut bytes, &mut sent) {
+            return Poll::Ready(result.is_ok());
+        }
+        conn.alarm.wake_me(cx.waker());
+        if !timed {
+            timed = true;
+            worker
+                .wheel
+                .set(&conn.alarm, worker.tell_time().after(conn.listener.params.timeouts.write.get()));
+        } else if conn.alarm.rung() {
+            worker.metrics.client_timeouts[ClientStage::Write as usize].one();
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    })
+    .await;
+    conn.alarm.off();
+    written
+}
+
+/// Tells whoever learns from traffic what became of the request.
+fn observe(worker: &Worker, request: &Request, served: &Served) {
+    let route = request.route();
+    let shard = route.metrics.shard(worker.id);
+    shard.requests[request.criticality.index()][served.ending as usize].one();
+    let histogram = if served.ending.good() { &shard.good } else { &shard.bad };
+    histogram.observe(served.latency);
+    if served.request_bytes > 0 {
+        shard.request_bytes.add(served.request_bytes);
+    }
+    if served.response_bytes > 0 {
+        shard.response_bytes.add(served.response_bytes);
+    }
+    if let Some(hedge) = &route.hedge {
+        if served.ending.good() {
+            hedge.on_latency(worker.id, worker.now(), served.latency);
+        }
+    }
+    if let Some(line) = &request.log {
+        let random = worker.rng.borrow_mut().u32(..);
+        if !worker.shared.access_log.end(line, served, worker.now(), random) {
+            worker.metrics.log_dropped.one();
+        }
+    }
+}

@@ -1,0 +1,693 @@
+//! The gateway as a whole: built, run, reloaded, drained.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use model::{Change, Timestamp};
+use parking_lot::{Mutex, RwLock};
+use policy::budget::RetryBudget;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::access_log::AccessLog;
+use crate::config::{self, Config};
+use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
+use crate::listen::{self, Listener, ListenerFigures, ListenerState};
+use crate::metrics::{self, Ending, Exporter, WorkerMetrics};
+use crate::router::Router;
+use crate::service::{Clock, Event, Service, ServiceStatus, Services};
+use crate::snapshot::{Snapshot, route_state};
+
+/// Commands that may wait for a busy worker.
+const COMMANDS_MAX: usize = 64;
+/// Changes kept for the status page.
+const CHANGES_MAX: usize = 128;
+
+/// Why a configuration could not be put to work. Whatever ran before goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration contradicts itself.
+    #[error("{}", list(.0))]
+    Invalid(Vec<config::Problem>),
+    /// Listeners that could not be opened, all of them.
+    #[error("{}", list(.0))]
+    Listen(Vec<ListenError>),
+    /// The control thread cannot be started.
+    #[error("cannot start the control thread")]
+    Control(#[source] io::Error),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log; check that the directory exists and may be written to")]
+    AccessLog(#[source] io::Error),
+}
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// A listener that could not be opened.
+#[derive(Debug)]
+pub struct ListenError {
+    /// Its address.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, error } = self;
+        write!(f, "cannot listen on {address}: ")?;
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "the port is in use; stop whoever has it (`ss -ltnp 'sport = :{}'`) or choose another",
+                    address.port()
+                )
+            }
+            io::ErrorKind::PermissionDenied => {
+                write!(f, "not allowed; ports below 1024 need CAP_NET_BIND_SERVICE, others do not")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "no interface has this address; 0.0.0.0 listens on all")
+            }
+            _ => write!(f, "{error}"),
+        }
+    }
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReloadSummary {
+    /// The version that is active now.
+    pub version: u64,
+    /// What changed, a line each.
+    pub changes: Vec<String>,
+    /// What changed in the file but needs a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// The gateway. A cheap handle: clones stand for the same gateway.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    clock: Clock,
+    started: Timestamp,
+    shared: Arc<Shared>,
+    workers: Vec<WorkerHandle>,
+    metrics: Vec<Arc<WorkerMetrics>>,
+    services: Services,
+    control: ControlRuntime,
+    state: Mutex<State>,
+    /// Somebody asked to drain.
+    drain: CancellationToken,
+    /// Somebody asked to stop at once.
+    stop: CancellationToken,
+    buffer_bytes_max: u64,
+}
+
+struct WorkerHandle {
+    commands: mpsc::Sender<Command>,
+    /// What the thread is started with; taken when it starts.
+    params: Mutex<Option<WorkerParams>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a reload changes.
+struct State {
+    config: Config,
+    version: u64,
+    loaded: Timestamp,
+    listeners: BTreeMap<SocketAddr, Open>,
+    changes: Vec<Change>,
+}
+
+/// An open listener.
+struct Open {
+    listener: Arc<Listener>,
+    /// Stops accepting.
+    stop: CancellationToken,
+    /// Until the workers take them.
+    sockets: Vec<std::net::TcpListener>,
+}
+
+impl Gateway {
+    /// Opens every listener and prepares everything; nothing runs yet.
+    ///
+    /// # Errors
+    /// The first kind of trouble found, all of that kind: nothing is left open.
+    pub fn build(config: Config) -> Result<Self, BuildError> {
+        check(&config)?;
+        let clock = Clock::new();
+        let descriptors = listen::raise_descriptor_limit();
+        tracing::debug!(descriptors, "open files allowed");
+        let count = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers as usize,
+        };
+        let listeners = bind_missing(&config, &BTreeMap::new(), count)?;
+        let access_log = AccessLog::open(&config.access_log).map_err(BuildError::AccessLog)?;
+        let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
+        let control = control_runtime().map_err(BuildError::Control)?;
+        let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
+        let running = services.apply(&config.services);
+        let snapshot = snapshot(1, &config, running, None, count, clock)?;
+        let buffer_bytes_max = config.limits.buffers.get();
+        let shared = Arc::new(Shared::new(clock, snapshot, config.limits.idle_upstream, access_log));
+        let metrics: Vec<_> = (0..count).map(|_| WorkerMetrics::new()).collect();
+        let workers = (0..count)
+            .map(|id| {
+                let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+                let params = WorkerParams {
+                    id,
+                    shared: Arc::clone(&shared),
+                    metrics: Arc::clone(&metrics[id]),
+                    commands: inbox,
+                    seed: policy::seed(seed, &format!("worker {id}")),
+                    buffer_bytes_max: buffer_bytes_max / count as u64,
+                };
+                WorkerHandle { commands, params: Mutex::new(Some(params)), thread: Mutex::new(None) }
+            })
+            .collect();
+        let now = clock.timestamp();
+        let change = Change {
+            at: now,
+            who: "start".to_owned(),
+            what: format!("configuration 1: {}", size(&config)),
+            undo: String::new(),
+        };
+        let state = State { config, version: 1, loaded: now, listeners, changes: vec![change] };
+        let inner = Inner {
+            clock,
+            started: now,
+            shared,
+            workers,
+            metrics,
+            services,
+            control,
+            state: Mutex::new(state),
+            drain: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            buffer_bytes_max,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Name and real address of every listener.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        let state = self.inner.state.lock();
+        let open = state.listeners.values().map(|open| {
+            let listener = open.listener.state.read();
+            (listener.name.clone(), listener.address)
+        });
+        open.collect()
+    }
+
+    /// Serves until drained or stopped.
+    ///
+    /// # Errors
+    /// A thread or a runtime could not be started.
+    pub async fn run(&self) -> io::Result<()> {
+        let inner = &self.inner;
+        for (id, handle) in inner.workers.iter().enumerate() {
+            let params = handle.params.lock().take().expect("run is called once");
+            let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+                if let Err(error) = worker::run(params) {
+                    tracing::error!(worker = id, %error, "worker cannot run");
+                }
+            })?;
+            *handle.thread.lock() = Some(thread);
+        }
+        {
+            let mut state = inner.state.lock();
+            for open in state.listeners.values_mut() {
+                inner.hand_out(open);
+            }
+        }
+        inner.drain.cancelled().await;
+        self.leave().await;
+        Ok(())
+    }
+
+    /// Lame duck, then finishing, then the end.
+    async fn leave(&self) {
+        let inner = &self.inner;
+        let drain = inner.state.lock().config.drain.clone();
+        inner.shared.enter(Phase::LameDuck);
+        tracing::info!(lame_duck = %drain.lame_duck, "draining: lame duck");
+        let lame = tokio::time::sleep(drain.lame_duck.get());
+        tokio::select! {
+            () = lame => {}
+            () = inner.stop.cancelled() => {}
+        }
+        inner.shared.enter(Phase::Finishing);
+        for open in inner.state.lock().listeners.values() {
+            open.stop.cancel();
+        }
+        for handle in &inner.workers {
+            let _ = handle.commands.send(Command::Phase).await;
+        }
+        tracing::info!(connections = inner.connections(), finish = %drain.finish, "draining: finishing");
+        let finished = async {
+            while inner.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = finished => {}
+            () = tokio::time::sleep(drain.finish.get()) => {
+                tracing::warn!(connections = inner.connections(), "closing connections that did not finish in time");
+            }
+            () = inner.stop.cancelled() => {}
+        }
+        for handle in &inner.workers {
+            let _ = handle.commands.send(Command::Stop).await;
+        }
+        inner.services.stop().await;
+        inner.control.stop.cancel();
+        for handle in &inner.workers {
+            if let Some(thread) = handle.thread.lock().take() {
+                let _ = thread.join();
+            }
+        }
+        tracing::info!("drained");
+    }
+
+    /// Lame duck first, then finish, then [`Gateway::run`] returns.
+    pub fn drain(&self) {
+        self.inner.drain.cancel();
+    }
+
+    /// Ends at once.
+    pub fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.drain.cancel();
+    }
+
+    /// Whether it is on its way out.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.inner.drain.is_cancelled()
+    }
+
+    /// Opens the access log's file again.
+    pub fn reopen_logs(&self) {
+        self.inner.shared.access_log.reopen();
+    }
+
+    /// Puts `config` to work in one step: requests under way end as they began, no connection is closed that need not be.
+    /// `who` asked for it.
+    ///
+    /// # Errors
+    /// As [`Gateway::build`]; everything goes on as before.
+    pub fn reload(&self, config: Config, who: &str) -> Result<ReloadSummary, BuildError> {
+        check(&config)?;
+        let inner = &self.inner;
+        let mut state = inner.state.lock();
+        if state.config == config {
+            return Ok(ReloadSummary { version: state.version, ..ReloadSummary::default() });
+        }
+        let workers = inner.workers.len();
+        // Whatever can fail comes first.
+        let mut fresh = bind_missing(&config, &state.listeners, workers)?;
+        if state.config.access_log != config.access_log {
+            inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
+        }
+        let summary = difference(&state.config, &config, state.version + 1);
+        let running = inner.services.apply(&config.services);
+        let before = inner.shared.snapshot();
+        let next = snapshot(summary.version, &config, running, Some(&before), workers, inner.clock)?;
+        inner.shared.publish(next);
+        inner.shared.set_idle_upstream_max(config.limits.idle_upstream);
+
+        let wanted: HashMap<SocketAddr, &config::Listener> =
+            config.listeners.iter().map(|listener| (listener.address, listener)).collect();
+        state.listeners.retain(|address, open| {
+            let keep = wanted.contains_key(address);
+            if !keep {
+                open.stop.cancel();
+            }
+            keep
+        });
+        for (address, open) in &state.listeners {
+            if let Some(params) = wanted.get(address) {
+                let mut listener = open.listener.state.write();
+                *listener = Arc::new(ListenerState {
+                    name: listener_name(params, listener.address),
+                    address: listener.address,
+                    params: (*params).clone(),
+                    figures: Arc::clone(&listener.figures),
+                });
+            }
+        }
+        for open in fresh.values_mut() {
+            inner.hand_out(open);
+        }
+        state.listeners.append(&mut fresh);
+        state.version = summary.version;
+        state.loaded = inner.clock.timestamp();
+        state.config = config;
+        let change = Change {
+            at: state.loaded,
+            who: who.to_owned(),
+            what: format!("configuration {}: {}", summary.version, summary.changes.join("; ")),
+            undo: "put the file back as it was".to_owned(),
+        };
+        if state.changes.len() == CHANGES_MAX {
+            state.changes.remove(0);
+        }
+        state.changes.push(change);
+        Ok(summary)
+    }
+
+    /// All that an operator may want to see.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        let snapshot = inner.shared.snapshot();
+        let state = inner.state.lock();
+        let listeners = state.listeners.values().map(|open| {
+            let listener = open.listener.state.read();
+            let figures = &listener.figures;
+            ListenerStatus {
+                name: listener.name.clone(),
+                address: listener.address,
+                connections: figures.open.load(Relaxed),
+                connections_max: listener.params.connections_max,
+                accepted: figures.accepted.load(Relaxed),
+                shed: figures.shed_limit.load(Relaxed) + figures.shed_descriptors.load(Relaxed),
+            }
+        });
+        let routes = snapshot.routes.iter().map(|route| RouteStatus {
+            name: Arc::clone(&route.name),
+            requests: Ending::ALL.iter().map(|ending| ending.name()).zip(route.metrics.endings()).collect(),
+        });
+        let services = inner.services.all();
+        let mut events: Vec<ServiceEvent> = services
+            .iter()
+            .flat_map(|control| {
+                let name = Arc::clone(&control.service().name);
+                control
+                    .events()
+                    .into_iter()
+                    .map(move |event| ServiceEvent { service: Arc::clone(&name), event })
+            })
+            .collect();
+        events.sort_by_key(|event| event.event.at);
+        let skip = events.len().saturating_sub(CHANGES_MAX);
+        Status {
+            version: state.version,
+            loaded: state.loaded.to_string(),
+            started: inner.started.to_string(),
+            phase: match inner.shared.phase() {
+                Phase::Serving => "serving",
+                Phase::LameDuck => "lame_duck",
+                Phase::Finishing => "finishing",
+            },
+            workers: inner.workers.len(),
+            listeners: listeners.collect(),
+            services: services.iter().map(|control| control.status()).collect(),
+            routes: routes.collect(),
+            buffer_bytes: inner.metrics.iter().map(|worker| worker.buffers.load(Relaxed)).sum(),
+            buffer_bytes_max: inner.buffer_bytes_max,
+            changes: state.changes.iter().map(ChangeStatus::from).collect(),
+            events: events.split_off(skip),
+        }
+    }
+
+    /// Every metric, in the Prometheus text format or in OpenMetrics.
+    #[must_use]
+    pub fn export(&self, out: &mut Exporter) {
+        let inner = &self.inner;
+        let snapshot = inner.shared.snapshot();
+        let routes: Vec<_> = snapshot.routes.iter().map(|route| (&*route.name, &*route.metrics)).collect();
+        out.routes(&routes);
+        out.workers(&inner.metrics, inner.buffer_bytes_max);
+        let state = inner.state.lock();
+        let listeners: Vec<_> =
+            state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
+        drop(state);
+        out.listeners(&listeners);
+        let services: Vec<ServiceStatus> =
+            inner.services.all().iter().map(|control| control.status()).collect();
+        out.services(&services);
+    }
+
+    /// The control of the service called `name`, for overrides.
+    #[must_use]
+    pub fn control(&self, name: &str) -> Option<Arc<crate::service::Control>> {
+        self.inner.services.get(name)
+    }
+}
+
+impl Inner {
+    fn connections(&self) -> u32 {
+        let state = self.state.lock();
+        state.listeners.values().map(|open| open.listener.state.read().figures.open.load(Relaxed)).sum()
+    }
+
+    /// Gives each worker its socket.
+    fn hand_out(&self, open: &mut Open) {
+        for (handle, socket) in self.workers.iter().zip(open.sockets.drain(..)) {
+            let listener = Arc::clone(&open.listener);
+            let command = Command::Listen { listener, socket, stop: open.stop.clone() };
+            if handle.commands.try_send(command).is_err() {
+                tracing::error!(listener = %open.listener.state.read().address, "worker does not take a listener");
+            }
+        }
+    }
+}
+
+/// The runtime of everything that is not a request: discovery, health checks, decisions about endpoints.
+struct ControlRuntime {
+    handle: tokio::runtime::Handle,
+    stop: CancellationToken,
+}
+
+impl Drop for ControlRuntime {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn control_runtime() -> io::Result<ControlRuntime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+    let stopped = stop.clone();
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || runtime.block_on(stopped.cancelled()))?;
+    Ok(ControlRuntime { handle, stop })
+}
+
+fn check(config: &Config) -> Result<(), BuildError> {
+    let problems: Vec<_> =
+        config.problems().into_iter().filter(|problem| problem.severity == config::Severity::Error).collect();
+    if problems.is_empty() { Ok(()) } else { Err(BuildError::Invalid(problems)) }
+}
+
+/// Opens the listeners of `config` that are not open already.
+fn bind_missing(
+    config: &Config,
+    open: &BTreeMap<SocketAddr, Open>,
+    workers: usize,
+) -> Result<BTreeMap<SocketAddr, Open>, BuildError> {
+    let mut fresh = BTreeMap::new();
+    let mut errors = Vec::new();
+    for params in config.listeners.iter().filter(|params| !open.contains_key(&params.address)) {
+        match listen::bind(params.address, workers) {
+            Ok((address, sockets)) => {
+                let state = ListenerState {
+                    name: listener_name(params, address),
+                    address,
+                    params: params.clone(),
+                    figures: Arc::new(ListenerFigures::default()),
+                };
+                let listener = Arc::new(Listener { state: RwLock::new(Arc::new(state)) });
+                fresh.insert(params.address, Open { listener, stop: CancellationToken::new(), sockets });
+            }
+            Err(error) => errors.push(ListenError { address: params.address, error }),
+        }
+    }
+    if errors.is_empty() { Ok(fresh) } else { Err(BuildError::Listen(errors)) }
+}
+
+fn listener_name(params: &config::Listener, address: SocketAddr) -> String {
+    params.name.clone().unwrap_or_else(|| address.to_string())
+}
+
+fn snapshot(
+    version: u64,
+    config: &Config,
+    services: Vec<Arc<Service>>,
+    before: Option<&Snapshot>,
+    workers: usize,
+    clock: Clock,
+) -> Result<Snapshot, BuildError> {
+    let index: HashMap<&str, usize> =
+        services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect();
+    let router =
+        Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)?;
+    let known: HashMap<&str, _> = before
+        .map(|before| before.routes.iter().map(|route| (&*route.name, route)).collect())
+        .unwrap_or_default();
+    let now = clock.now();
+    let routes = router.routes().iter().zip(&config.routes);
+    let routes = routes
+        .map(|(compiled, params)| {
+            route_state(&compiled.name, params, known.get(&*compiled.name).copied(), workers, now)
+        })
+        .collect();
+    let retry_budget = before.filter(|before| before.retry_budget_params == config.retry_budget).map_or_else(
+        || Arc::new(RetryBudget::new(&config.retry_budget, workers, now)),
+        |before| Arc::clone(&before.retry_budget),
+    );
+    Ok(Snapshot {
+        version,
+        router,
+        routes,
+        services: services.into(),
+        retry_budget,
+        retry_budget_params: config.retry_budget.clone(),
+    })
+}
+
+fn size(config: &Config) -> String {
+    let Config { listeners, routes, services, .. } = config;
+    format!("{} listeners, {} routes, {} services", listeners.len(), routes.len(), services.len())
+}
+
+/// What differs, in words.
+fn difference(before: &Config, after: &Config, version: u64) -> ReloadSummary {
+    let mut summary = ReloadSummary { version, ..ReloadSummary::default() };
+    let changes = &mut summary.changes;
+    for name in after.services.keys().filter(|name| !before.services.contains_key(*name)) {
+        changes.push(format!("service {name} added"));
+    }
+    for (name, params) in &before.services {
+        match after.services.get(name) {
+            None => changes.push(format!("service {name} removed")),
+            Some(now) if now != params => changes.push(format!("service {name} changed")),
+            Some(_) => {}
+        }
+    }
+    if before.routes != after.routes {
+        changes.push(format!("routes changed ({} now)", after.routes.len()));
+    }
+    if before.listeners != after.listeners {
+        changes.push(format!("listeners changed ({} now)", after.listeners.len()));
+    }
+    let rest = [
+        ("retry_budget", before.retry_budget != after.retry_budget),
+        ("limits", before.limits != after.limits),
+        ("access_log", before.access_log != after.access_log),
+        ("drain", before.drain != after.drain),
+    ];
+    changes
+        .extend(rest.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| format!("{name} changed")));
+    if before.workers != after.workers {
+        summary.needs_restart.push("workers".to_owned());
+    }
+    if before.limits.buffers != after.limits.buffers {
+        summary.needs_restart.push("limits.buffers".to_owned());
+    }
+    summary
+}
+
+/// All that an operator may want to see, at one moment.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The version of the active configuration.
+    pub version: u64,
+    /// When it was loaded.
+    pub loaded: String,
+    /// When the process started.
+    pub started: String,
+    /// `serving`, `lame_duck` or `finishing`.
+    pub phase: &'static str,
+    /// Worker threads.
+    pub workers: usize,
+    /// Where requests come in.
+    pub listeners: Vec<ListenerStatus>,
+    /// The services.
+    pub services: Vec<ServiceStatus>,
+    /// The routes, in the order of the file.
+    pub routes: Vec<RouteStatus>,
+    /// Bytes in buffers that outlive a moment.
+    pub buffer_bytes: u64,
+    /// Bytes that they may take.
+    pub buffer_bytes_max: u64,
+    /// Recent changes of configuration, the oldest first.
+    pub changes: Vec<ChangeStatus>,
+    /// Recent events of services, the oldest first.
+    pub events: Vec<ServiceEvent>,
+}
+
+/// A listener at one moment.
+#[derive(Debug, Serialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its real address.
+    pub address: SocketAddr,
+    /// Connections open.
+    pub connections: u32,
+    /// Connections that may be open.
+    pub connections_max: u32,
+    /// Connections accepted since start.
+    pub accepted: u64,
+    /// Connections closed on arrival.
+    pub shed: u64,
+}
+
+/// A route at one moment.
+#[derive(Debug, Serialize)]
+pub struct RouteStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Requests finished, by how they ended.
+    pub requests: BTreeMap<&'static str, u64>,
+}
+
+/// A change, for people.
+#[derive(Debug, Serialize)]
+pub struct ChangeStatus {
+    /// When.
+    pub at: String,
+    /// Who.
+    pub who: String,
+    /// What.
+    pub what: String,
+}
+
+impl From<&Change> for ChangeStatus {
+    fn from(change: &Change) -> Self {
+        Self { at: change.at.to_string(), who: change.who.clone(), what: change.what.clone() }
+    }
+}
+
+/// What happened to a service.
+#[derive(Debug, Serialize)]
+pub struct ServiceEvent {
+    /// The service.
+    pub service: Arc<str>,
+    /// The event.
+    pub event: Event,
+}
+
+/// Every metric of the gateway, for the reference.
+#[must_use]
+pub fn metrics_reference() -> &'static [metrics::Metric] {
+    metrics::METRICS
+}

@@ -1,0 +1,110 @@
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::{Clock, Control, Service};
+use crate::config;
+
+/// Every service of the process. Reloads go through [`Services::apply`]; state survives them.
+pub struct Services {
+    env: Environment,
+    live: Mutex<Live>,
+}
+
+/// What all services share.
+pub(super) struct Environment {
+    pub(super) clock: Clock,
+    pub(super) workers: usize,
+    pub(super) seed: u64,
+    pub(super) runtime: Handle,
+    pub(super) tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Live {
+    controls: BTreeMap<String, Arc<Control>>,
+    /// Which values of [`Service::index`] are taken.
+    slots: Vec<bool>,
+}
+
+impl Live {
+    /// The lowest free slot, now taken.
+    fn take_slot(&mut self) -> usize {
+        let free = self.slots.iter().position(|taken| !taken).unwrap_or(self.slots.len());
+        self.slots.resize(self.slots.len().max(free + 1), true);
+        self.slots[free] = true;
+        free
+    }
+}
+
+impl Services {
+    /// None yet. `workers` share each service; control tasks run on `runtime`, which should belong to no worker;
+    /// `seed` decides where balancers' turns begin and how checks are jittered, and differs from process to process.
+    #[must_use]
+    pub fn new(clock: Clock, workers: usize, runtime: Handle, seed: u64) -> Self {
+        let env = Environment { clock, workers, seed, runtime, tasks: TaskTracker::new() };
+        Self { env, live: Mutex::default() }
+    }
+
+    /// Makes the services those of `wanted` and answers them in the order of their names.
+    ///
+    /// New ones begin with every endpoint that is known without waiting: addresses given as numbers, and what files say.
+    /// Those that stay take over what changed and keep everything else: endpoints and all that was learnt about them,
+    /// and each policy whose own parameters are the same. Those that go stop their tasks; requests under way keep
+    /// their last view, and their [`Service::index`] is used again.
+    pub fn apply(&self, wanted: &BTreeMap<String, config::Service>) -> Vec<Arc<Service>> {
+        let mut live = self.live.lock();
+        let Live { controls, slots } = &mut *live;
+        controls.retain(|name, control| {
+            let stays = wanted.contains_key(name);
+            if !stays {
+                control.stop();
+                slots[control.service().index] = false;
+            }
+            stays
+        });
+        for (name, params) in wanted {
+            if let Some(control) = live.controls.get(name) {
+                control.reconfigure(params);
+                continue;
+            }
+            let index = live.take_slot();
+            let control = Control::start(name, index, params.clone(), &self.env);
+            if let Entry::Vacant(vacant) = live.controls.entry(name.clone()) {
+                vacant.insert(control);
+            }
+        }
+        live.controls.values().map(|control| Arc::clone(control.service())).collect()
+    }
+
+    /// The clock that everything which shares these services must read.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.env.clock
+    }
+
+    /// The service called `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Control>> {
+        self.live.lock().controls.get(name).cloned()
+    }
+
+    /// Every service, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Control>> {
+        self.live.lock().controls.values().cloned().collect()
+    }
+
+    /// Ends every control task and waits for that. Views stay readable.
+    pub async fn stop(&self) {
+        for control in self.all() {
+            control.stop();
+        }
+        self.env.tasks.close();
+        self.env.tasks.wait().await;
+    }
+}

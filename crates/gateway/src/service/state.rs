@@ -1,0 +1,520 @@
+use std::collections::{BTreeSet, VecDeque};
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Instant, Timestamp};
+use policy::breaker::{Breaker, Force};
+use policy::budget::RetryBudget;
+use policy::bulkhead::Bulkhead;
+use policy::ejection::{Action, Decision, Ejector, Headcount};
+use policy::health::Change;
+use policy::sticky::Sticky;
+use policy::{Fleet, Rng, Unavailable, balance};
+
+use super::Places;
+use super::events::{Event, Events, What};
+use super::member::{LAME_DUCK_LAPSE, Member};
+use super::status::{BreakerStatus, BulkheadStatus, DiscoveryStatus, ServiceStatus, force_name};
+use super::{Notice, View};
+use crate::config;
+use crate::discover::{Discovered, Discovery};
+use crate::health::Answer;
+
+/// Checks of one service under way at once.
+const CHECKS_MAX: usize = 256;
+/// Views of one service are published no more often than this, except for what must not wait.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
+/// More endpoints than this that join or leave at once are told of in one event.
+const TOLD_ONE_BY_ONE: usize = 8;
+
+/// The present, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) now: Instant,
+    pub(super) at: Timestamp,
+}
+
+/// A check that is to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Due {
+    pub(super) target: u64,
+    pub(super) address: SocketAddr,
+    pub(super) health: config::Health,
+}
+
+/// All that is known of a service, and what follows from it: facts in, views out. It reads no clock and sends nothing.
+pub(super) struct State {
+    params: Arc<config::Service>,
+    workers: usize,
+    /// What sticky cookies are keyed by: the same in every process that serves this service.
+    secret: u64,
+    rng: Rng,
+    /// What the source knows, the endpoints outside this process's subset included.
+    discovery: Discovery,
+    source: String,
+    members: Vec<Member>,
+    /// Endpoints that an operator took out, whether they are here or not.
+    disabled: BTreeSet<String>,
+    ejector: Ejector,
+    breaker: Arc<Breaker>,
+    retry_budget: Arc<RetryBudget>,
+    bulkhead: Arc<Places>,
+    events: Events,
+    version: u64,
+    panicking: bool,
+    published: Instant,
+    publish_at: Instant,
+}
+
+impl State {
+    pub(super) fn new(
+        name: Arc<str>,
+        params: Arc<config::Service>,
+        workers: usize,
+        now: Instant,
+        seed: u64,
+    ) -> Self {
+        Self {
+            workers,
+            secret: policy::hash(name.as_bytes()),
+            rng: Rng::with_seed(policy::seed(seed, &name)),
+            discovery: Discovery::default(),
+            source: String::new(),
+            members: Vec::new(),
+            disabled: BTreeSet::new(),
+            ejector: Ejector::new(&params.ejection, now),
+            breaker: Arc::new(Breaker::new(&params.breaker, workers, now)),
+            retry_budget: Arc::new(RetryBudget::new(&params.retry_budget, workers, now)),
+            bulkhead: Arc::new(Places::new(Bulkhead::new(&params.bulkhead, workers))),
+            events: Events::new(name),
+            version: 0,
+            panicking: false,
+            published: Instant::ORIGIN,
+            publish_at: Instant::NEVER,
+            params,
+        }
+    }
+
+    pub(super) fn params(&self) -> &Arc<config::Service> {
+        &self.params
+    }
+
+    /// When to call [`State::advance`] next, if nothing happens before.
+    pub(super) fn poll_timeout(&self) -> Instant {
+        let checks = if self.asking() < CHECKS_MAX { self.next_check() } else { Instant::NEVER };
+        let lapses = self.members.iter().filter_map(|member| member.lapses).min();
+        self.publish_at.min(self.ejector.poll_timeout()).min(checks).min(lapses.unwrap_or(Instant::NEVER))
+    }
+
+    /// Does what is due.
+    pub(super) fn advance(&mut self, moment: Moment) {
+        let returned = self.ejector.on_timeout(moment.now);
+        self.decide(returned, moment);
+        if self.ejector.interval_due(moment.now) {
+            self.compare(moment);
+        }
+        for index in 0..self.members.len() {
+            let member = &self.members[index];
+            if member.untold_lame_duck() {
+                self.on_lame_duck(index, "an answer said so", moment);
+            } else if member.lapses.is_some_and(|lapses| lapses <= moment.now) {
+                self.mark(index, Unavailable::LameDuck, false, "not confirmed for a while", moment);
+            }
+        }
+    }
+
+    /// The view to publish, if one is due.
+    pub(super) fn poll_view(&mut self, moment: Moment) -> Option<View> {
+        (self.publish_at <= moment.now).then(|| self.view(moment))
+    }
+
+    /// A new view of what is known now.
+    pub(super) fn view(&mut self, moment: Moment) -> View {
+        (self.published, self.publish_at) = (moment.now, Instant::NEVER);
+        self.version += 1;
+        let endpoints = self.members.iter().map(|member| Arc::clone(&member.target.endpoint)).collect();
+        let fleet = Fleet::new(endpoints, self.params.panic_below)
+            .with_slow_start(&self.params.slow_start, moment.now);
+        if mem::replace(&mut self.panicking, fleet.panicking()) != self.panicking {
+            let available = self.members.iter().filter(|member| member.endpoint().available()).count();
+            let what = if self.panicking { What::PanicEntered } else { What::PanicLeft };
+            self.tell(
+                None,
+                what,
+                format!("{available} of {} endpoints available", self.members.len()),
+                moment,
+            );
+        }
+        let balancer = balance::build(&self.params.balance, &fleet, moment.now, self.rng.u64(..));
+        // Replicas and restarts agree on what a cookie names.
+        let sticky = self.params.sticky.as_ref().map(|sticky| {
+            let secret = [self.secret, policy::hash(sticky.cookie.as_bytes())];
+            Sticky::new(secret, &fleet)
+        });
+        View {
+            version: self.version,
+            params: Arc::clone(&self.params),
+            fleet,
+            targets: self.members.iter().map(|member| Arc::clone(&member.target)).collect(),
+            balancer,
+            breaker: Arc::clone(&self.breaker),
+            retry_budget: Arc::clone(&self.retry_budget),
+            bulkhead: Arc::clone(&self.bulkhead),
+            sticky,
+        }
+    }
+
+    /// Another source is asked from now on. What the old one said stays in use until the new one knows something.
+    pub(super) fn on_source(&mut self, source: &str) {
+        source.clone_into(&mut self.source);
+        (self.discovery.trouble, self.discovery.failures) = (None, 0);
+    }
+
+    /// What the source knows. Without a set, nothing changes but its trouble: no answer never means nobody.
+    pub(super) fn on_discovery(&mut self, discovery: Discovery, moment: Moment) {
+        let set = discovery.set.or(self.discovery.set.take());
+        self.discovery = Discovery { set, ..discovery };
+        self.select(moment);
+    }
+
+    /// Takes this process's share of what was discovered for members. Those who stay keep all that was learnt.
+    fn select(&mut self, moment: Moment) {
+        let Some(set) = self.discovery.set.clone() else { return };
+        let mut before: VecDeque<Member> = mem::take(&mut self.members).into();
+        let (mut joined, mut changed) = (Vec::new(), false);
+        for found in subset(&self.params, &set) {
+            // Sets mostly come in the same order, so that the search ends at once.
+            let known = before.iter().position(|member| member.is(found));
+            let member = known.and_then(|position| {
+                changed |= position != 0;
+                before.remove(position)
+            });
+            let member = member.unwrap_or_else(|| {
+                joined.push(self.members.len());
+                Member::new(found, &self.params, self.workers, moment.now, &mut self.rng)
+            });
+            if member.endpoint().weight() != found.weight {
+                member.endpoint().set_weight(found.weight);
+                changed = true;
+            }
+            self.members.push(member);
+        }
+        if changed || !joined.is_empty() || !before.is_empty() {
+            self.publish_soon();
+        }
+        let left = before.iter().map(|member| Arc::clone(&member.name)).collect();
+        self.tell_membership(What::Left, left, moment);
+        for index in &joined {
+            if self.disabled.contains(&*self.members[*index].name) {
+                self.mark(*index, Unavailable::Disabled, true, "an operator took it out earlier", moment);
+            }
+        }
+        let joined = joined.into_iter().map(|index| Arc::clone(&self.members[index].name)).collect();
+        self.tell_membership(What::Joined, joined, moment);
+    }
+
+    fn tell_membership(&mut self, what: What, names: Vec<Arc<str>>, moment: Moment) {
+        let why = self.source.clone();
+        if names.len() > TOLD_ONE_BY_ONE {
+            self.tell(None, what, format!("{} endpoints, by {why}", names.len()), moment);
+            return;
+        }
+        for name in names {
+            self.tell(Some(name), what, format!("by {why}"), moment);
+        }
+    }
+
+    /// Other parameters. What they do not touch keeps its state; where the endpoints come from is not looked at here.
+    pub(super) fn on_params(&mut self, params: Arc<config::Service>, moment: Moment) {
+        let old = mem::replace(&mut self.params, params);
+        let (new, now, workers) = (Arc::clone(&self.params), moment.now, self.workers);
+        if new.breaker != old.breaker {
+            let force = self.breaker.forced();
+            self.breaker = Arc::new(Breaker::new(&new.breaker, workers, now));
+            self.breaker.force(force, now);
+        }
+        if new.retry_budget != old.retry_budget {
+            self.retry_budget = Arc::new(RetryBudget::new(&new.retry_budget, workers, now));
+        }
+        if new.bulkhead != old.bulkhead {
+            self.bulkhead = Arc::new(Places::new(Bulkhead::new(&new.bulkhead, workers)));
+        }
+        let rejudged = "what judges it was configured anew";
+        if new.ejection != old.ejection {
+            self.ejector = Ejector::new(&new.ejection, now);
+            self.mark_all(Unavailable::Ejected, false, rejudged, moment);
+        }
+        if new.health != old.health {
+            let checks = new.health.as_ref();
+            for member in &mut self.members {
+                member.health =
+                    checks.map(|health| policy::health::Health::new(&health.timing, now, &mut self.rng));
+                member.asking = false;
+            }
+            self.mark_all(Unavailable::Unhealthy, false, rejudged, moment);
+        }
+        let streaks = |params: &config::Service| params.ejection.consecutive_failures;
+        let reguard = new.endpoint_breaker != old.endpoint_breaker || streaks(&new) != streaks(&old);
+        for member in &mut self.members {
+            member.endpoint().set_active_max(new.active_per_endpoint);
+            if reguard {
+                member.reguard(&new, workers, now);
+            }
+        }
+        if new.subset != old.subset {
+            self.select(moment);
+        }
+        self.tell(None, What::Reconfigured, "its configuration changed".to_owned(), moment);
+        self.publish_at = now;
+    }
+
+    /// A worker noticed something.
+    pub(super) fn on_notice(&mut self, notice: Notice, moment: Moment) {
+        let (Notice::Failing { target } | Notice::LameDuck { target }) = notice;
+        let Some(index) = self.index(target) else { return };
+        match notice {
+            Notice::Failing { .. } => self.on_streak(index, moment),
+            // A late notice must not bring back a mark that was lifted meanwhile.
+            Notice::LameDuck { .. } if self.members[index].untold_lame_duck() => {
+                self.on_lame_duck(index, "an answer said so", moment);
+            }
+            Notice::LameDuck { .. } => {}
+        }
+    }
+
+    /// The checks to send now, those that are due longest first. Each is answered through [`State::on_answer`].
+    pub(super) fn poll_checks(&mut self, now: Instant) -> Vec<Due> {
+        let Some(health) = &self.params.health else { return Vec::new() };
+        let room = CHECKS_MAX.saturating_sub(self.asking());
+        if room == 0 {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        for member in &mut self.members {
+            let Some(opinion) = member.health.as_ref().filter(|_| !member.asking) else { continue };
+            let since = opinion.poll_timeout();
+            if since <= now {
+                // Looked at once an interval: traffic that succeeds makes the check needless.
+                let suppressed = member.traffic_succeeds() && member.endpoint().available();
+                match &mut member.health {
+                    Some(opinion) if suppressed => opinion.on_traffic_success(now, &mut self.rng),
+                    _ => due.push((since, member)),
+                }
+            }
+        }
+        due.sort_unstable_by_key(|(since, _)| *since);
+        due.truncate(room);
+        let mut start = |member: &mut Member| {
+            member.asking = true;
+            if let Some(opinion) = &mut member.health {
+                opinion.on_start(now, &mut self.rng);
+            }
+            let Member { target, .. } = member;
+            Due { target: target.id, address: target.address, health: health.clone() }
+        };
+        due.into_iter().map(|(_, member)| start(member)).collect()
+    }
+
+    /// What a target answered to a check.
+    pub(super) fn on_answer(&mut self, target: u64, answer: &Answer, moment: Moment) {
+        let Some(index) = self.index(target) else { return };
+        let member = &mut self.members[index];
+        member.asking = false;
+        let Some(opinion) = &mut member.health else { return };
+        let well = !matches!(answer, Answer::Failed(_));
+        match opinion.on_check(well, moment.now) {
+            Some(Change::Unhealthy) => {
+                let Answer::Failed(why) = answer else { return };
+                self.mark(index, Unavailable::Unhealthy, true, why, moment);
+            }
+            Some(Change::Healthy) => {
+                self.mark(index, Unavailable::Unhealthy, false, "its checks succeed", moment);
+            }
+            None => {}
+        }
+        match answer {
+            Answer::LameDuck => self.on_lame_duck(index, "its health answer says so", moment),
+            Answer::Healthy if self.asks_for_lame_ducks() => {
+                self.mark(index, Unavailable::LameDuck, false, "its health answer says so no longer", moment);
+            }
+            Answer::Healthy | Answer::Failed(_) => {}
+        }
+    }
+
+    /// An operator takes an endpoint out or lets it in again, until said otherwise; answers whether there is one of
+    /// that name.
+    pub(super) fn set_disabled(&mut self, name: &str, disabled: bool, moment: Moment) -> bool {
+        let Some(index) = self.members.iter().position(|member| *member.name == *name) else { return false };
+        if disabled {
+            self.disabled.insert(name.to_owned());
+        } else {
+            self.disabled.remove(name);
+        }
+        self.mark(index, Unavailable::Disabled, disabled, "an operator said so", moment);
+        true
+    }
+
+    /// An operator overrides the breaker of the service or of one of its endpoints; with `reset` it also forgets what
+    /// it counted. Answers whether there is one.
+    pub(super) fn force(&mut self, endpoint: Option<&str>, force: Option<Force>, moment: Moment) -> bool {
+        let member = endpoint.map(|name| self.members.iter().find(|member| *member.name == *name));
+        let (name, breaker) = match member {
+            None => (None, &*self.breaker),
+            Some(Some(member)) => (Some(Arc::clone(&member.name)), &member.target.breaker),
+            Some(None) => return false,
+        };
+        let why = match force {
+            Some(force) => {
+                breaker.force(force, moment.now);
+                format!("an operator said {}", force_name(force))
+            }
+            None => {
+                breaker.reset(moment.now);
+                "an operator reset it".to_owned()
+            }
+        };
+        self.tell(name, What::BreakerForced, why, moment);
+        true
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.events.to_vec()
+    }
+
+    pub(super) fn status(&self, name: Arc<str>, now: Instant) -> ServiceStatus {
+        let Discovery { set, trouble, failures } = &self.discovery;
+        let balance = serde_json::to_value(&self.params.balance).unwrap_or_default();
+        let balancer = match &balance {
+            serde_json::Value::String(name) => name.clone(),
+            serde_json::Value::Object(map) => map.keys().next().cloned().unwrap_or_default(),
+            _ => String::new(),
+        };
+        ServiceStatus {
+            name,
+            version: self.version,
+            discovery: DiscoveryStatus {
+                source: self.source.clone(),
+                known: set.as_ref().map_or(0, |set| set.len()),
+                trouble: trouble.clone(),
+                failures: *failures,
+            },
+            balancer,
+            panicking: self.panicking,
+            active: self.members.iter().map(|member| member.endpoint().active()).sum(),
+            breaker: BreakerStatus::new(&self.breaker, now),
+            retry_budget: self.retry_budget.balance(now),
+            bulkhead: BulkheadStatus {
+                active: self.bulkhead.active(),
+                waiting: self.bulkhead.waiting(),
+                active_max: self.params.bulkhead.active_max,
+                waiting_max: self.params.bulkhead.waiting_max,
+            },
+            endpoints: self.members.iter().map(|member| member.status(now)).collect(),
+        }
+    }
+
+    /// Compares what members did since the last interval.
+    fn compare(&mut self, moment: Moment) {
+        let observations: Vec<_> = self.members.iter_mut().map(Member::observe).collect();
+        let decisions = self.ejector.on_interval(moment.now, &observations, &mut self.rng);
+        self.decide(decisions, moment);
+        // Notices may have been lost, and what bounds forbade may be allowed now.
+        let trips_at = self.params.ejection.consecutive_failures;
+        for index in 0..self.members.len() {
+            if trips_at > 0 && self.members[index].target.streak.failures() >= trips_at {
+                self.on_streak(index, moment);
+            }
+        }
+    }
+
+    fn on_streak(&mut self, index: usize, moment: Moment) {
+        let serving = |member: &&Member| member.endpoint().available();
+        let headcount =
+            Headcount { endpoints: self.members.len(), serving: self.members.iter().filter(serving).count() };
+        let key = self.members[index].endpoint().key();
+        let decision = self.ejector.on_streak(moment.now, key, headcount, &mut self.rng);
+        self.decide(decision, moment);
+    }
+
+    fn decide(&mut self, decisions: impl IntoIterator<Item = Decision>, moment: Moment) {
+        for Decision { key, action } in decisions {
+            let Some(index) = self.members.iter().position(|member| member.endpoint().key() == key) else {
+                continue;
+            };
+            match action {
+                Action::Eject { until, why } => {
+                    let secs = until.since(moment.now).as_secs();
+                    let why = format!("{}, for {secs} s", why.name());
+                    self.mark(index, Unavailable::Ejected, true, &why, moment);
+                }
+                Action::Return => {
+                    self.members[index].target.streak.reset();
+                    self.mark(index, Unavailable::Ejected, false, "its time is over", moment);
+                }
+            }
+        }
+    }
+
+    fn on_lame_duck(&mut self, index: usize, why: &str, moment: Moment) {
+        self.mark(index, Unavailable::LameDuck, true, why, moment);
+        let lapses = moment.now.after(LAME_DUCK_LAPSE);
+        self.members[index].lapses = (!self.asks_for_lame_ducks()).then_some(lapses);
+    }
+
+    /// Whether checks can tell that a lame duck is one no longer.
+    fn asks_for_lame_ducks(&self) -> bool {
+        self.params.health.as_ref().is_some_and(|health| matches!(health.check, config::HealthCheck::Http(_)))
+    }
+
+    fn mark_all(&mut self, reason: Unavailable, holds: bool, why: &str, moment: Moment) {
+        for index in 0..self.members.len() {
+            self.mark(index, reason, holds, why, moment);
+        }
+    }
+
+    fn mark(&mut self, index: usize, reason: Unavailable, holds: bool, why: &str, moment: Moment) {
+        let member = &mut self.members[index];
+        if reason == Unavailable::LameDuck && !holds {
+            member.lapses = None;
+        }
+        let Some(what) = member.mark(reason, holds, why, moment.now, moment.at) else { return };
+        let name = Arc::clone(&member.name);
+        self.tell(Some(name), what, why.to_owned(), moment);
+        // To stop sending must not wait; who comes back can.
+        if holds && reason != Unavailable::Unhealthy {
+            self.publish_at = moment.now;
+        } else {
+            self.publish_soon();
+        }
+    }
+
+    /// Soon, so that what changes at the same time is published together; at once after a quiet time.
+    fn publish_soon(&mut self) {
+        self.publish_at = self.publish_at.min(self.published.after(PUBLISH_INTERVAL));
+    }
+
+    fn tell(&mut self, endpoint: Option<Arc<str>>, what: What, why: String, moment: Moment) {
+        self.events.push(Event { at: moment.at, endpoint, what, why });
+    }
+
+    fn index(&self, target: u64) -> Option<usize> {
+        self.members.iter().position(|member| member.target.id == target)
+    }
+
+    fn asking(&self) -> usize {
+        self.members.iter().filter(|member| member.asking).count()
+    }
+
+    fn next_check(&self) -> Instant {
+        let due =
+            |member: &Member| member.health.as_ref().filter(|_| !member.asking).map(|h| h.poll_timeout());
+        self.members.iter().filter_map(due).min().unwrap_or(Instant::NEVER)
+    }
+}
+
+fn subset<'a>(params: &config::Service, set: &'a [Discovered]) -> Vec<&'a Discovered> {
+    let _ = params;
+    set.iter().collect()
+}

