@@ -22,6 +22,5 @@ mod snapshot;
 
 pub use answer::Reason;
 pub use run::{
-    BuildError, ChangeStatus, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent,
-    Status, metrics_reference,
+    BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,
 };

@@ -12,7 +12,6 @@ use std::time::Duration;
 use model::{Change, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use policy::budget::RetryBudget;
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +19,7 @@ use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
 use crate::listen::{self, Listener, ListenerFigures, ListenerState};
-use crate::metrics::{self, Ending, Exporter, WorkerMetrics};
+use crate::metrics::{Ending, Exporter, WorkerMetrics};
 use crate::router::Router;
 use crate::service::{Clock, Event, Service, ServiceStatus, Services};
 use crate::snapshot::{Snapshot, route_state};
@@ -84,7 +83,7 @@ impl fmt::Display for ListenError {
 }
 
 /// What a reload changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadSummary {
     /// The version that is active now.
     pub version: u64,
@@ -92,6 +91,19 @@ pub struct ReloadSummary {
     pub changes: Vec<String>,
     /// What changed in the file but needs a restart.
     pub needs_restart: Vec<String>,
+}
+
+impl fmt::Display for ReloadSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.changes.is_empty() && self.needs_restart.is_empty() {
+            return f.write_str("nothing changed");
+        }
+        f.write_str(&self.changes.join("; "))?;
+        for key in &self.needs_restart {
+            write!(f, "; {key} needs a restart to change")?;
+        }
+        Ok(())
+    }
 }
 
 /// The gateway. A cheap handle: clones stand for the same gateway.
@@ -295,14 +307,14 @@ impl Gateway {
         self.inner.drain.cancel();
     }
 
-    /// Whether it is on its way out.
+    /// `serving`, `lame_duck` or `finishing`.
     #[must_use]
-    pub fn draining(&self) -> bool {
-        self.inner.drain.is_cancelled()
+    pub fn phase(&self) -> &'static str {
+        self.inner.shared.phase().name()
     }
 
     /// Opens the access log's file again.
-    pub fn reopen_logs(&self) {
+    pub fn reopen_access_log(&self) {
         self.inner.shared.access_log.reopen();
     }
 
@@ -391,6 +403,16 @@ impl Gateway {
         });
         let routes = snapshot.routes.iter().map(|route| RouteStatus {
             name: Arc::clone(&route.name),
+            action: match route.params.action() {
+                Some(config::Action::Service(service)) => service.to_owned(),
+                Some(config::Action::Split(parts)) => {
+                    let parts: Vec<_> =
+                        parts.iter().map(|part| format!("{} {}", part.service, part.weight)).collect();
+                    parts.join(", ")
+                }
+                Some(config::Action::Redirect(_)) => "redirect".to_owned(),
+                Some(config::Action::Answer(_)) | None => "answer".to_owned(),
+            },
             requests: Ending::ALL.iter().map(|ending| ending.name()).zip(route.metrics.endings()).collect(),
         });
         let services = inner.services.all();
@@ -408,20 +430,16 @@ impl Gateway {
         let skip = events.len().saturating_sub(CHANGES_MAX);
         Status {
             version: state.version,
-            loaded: state.loaded.to_string(),
-            started: inner.started.to_string(),
-            phase: match inner.shared.phase() {
-                Phase::Serving => "serving",
-                Phase::LameDuck => "lame_duck",
-                Phase::Finishing => "finishing",
-            },
+            loaded: state.loaded,
+            started: inner.started,
+            phase: inner.shared.phase().name(),
             workers: inner.workers.len(),
             listeners: listeners.collect(),
             services: services.iter().map(|control| control.status()).collect(),
             routes: routes.collect(),
             buffer_bytes: inner.metrics.iter().map(|worker| worker.buffers.load(Relaxed)).sum(),
             buffer_bytes_max: inner.buffer_bytes_max,
-            changes: state.changes.iter().map(ChangeStatus::from).collect(),
+            changes: state.changes.clone(),
             events: events.split_off(skip),
         }
     }
@@ -606,14 +624,14 @@ fn difference(before: &Config, after: &Config, version: u64) -> ReloadSummary {
 }
 
 /// All that an operator may want to see, at one moment.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Status {
     /// The version of the active configuration.
     pub version: u64,
     /// When it was loaded.
-    pub loaded: String,
+    pub loaded: Timestamp,
     /// When the process started.
-    pub started: String,
+    pub started: Timestamp,
     /// `serving`, `lame_duck` or `finishing`.
     pub phase: &'static str,
     /// Worker threads.
@@ -629,13 +647,13 @@ pub struct Status {
     /// Bytes that they may take.
     pub buffer_bytes_max: u64,
     /// Recent changes of configuration, the oldest first.
-    pub changes: Vec<ChangeStatus>,
+    pub changes: Vec<Change>,
     /// Recent events of services, the oldest first.
     pub events: Vec<ServiceEvent>,
 }
 
 /// A listener at one moment.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
@@ -652,42 +670,21 @@ pub struct ListenerStatus {
 }
 
 /// A route at one moment.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct RouteStatus {
     /// Its name.
     pub name: Arc<str>,
+    /// What it does: the service, the split, `redirect` or `answer`.
+    pub action: String,
     /// Requests finished, by how they ended.
     pub requests: BTreeMap<&'static str, u64>,
 }
 
-/// A change, for people.
-#[derive(Debug, Serialize)]
-pub struct ChangeStatus {
-    /// When.
-    pub at: String,
-    /// Who.
-    pub who: String,
-    /// What.
-    pub what: String,
-}
-
-impl From<&Change> for ChangeStatus {
-    fn from(change: &Change) -> Self {
-        Self { at: change.at.to_string(), who: change.who.clone(), what: change.what.clone() }
-    }
-}
-
 /// What happened to a service.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct ServiceEvent {
     /// The service.
     pub service: Arc<str>,
     /// The event.
     pub event: Event,
-}
-
-/// Every metric of the gateway, for the reference.
-#[must_use]
-pub fn metrics_reference() -> &'static [metrics::Metric] {
-    metrics::METRICS
 }

@@ -2,26 +2,23 @@
 //!
 //! Everything that reaches the gateway from outside (a changed file, a signal, an admin page) comes through here.
 
-use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use model::{Change, Timestamp};
+use gateway::Gateway;
+use gateway::metrics::Exporter;
+use model::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::cli::{AdminFlag, Failure, Up, say};
 use crate::config::{self, Config, Loaded};
-use crate::engine::Gateway;
 use crate::status::{self, Status};
 use crate::watch::Watch;
 use crate::{admin, parent};
-
-/// Changes that are remembered.
-const CHANGES_MAX: usize = 50;
 
 /// A built gateway with all that surrounds it. Ports are bound, nothing runs yet.
 pub struct App {
@@ -53,7 +50,6 @@ struct State {
     since: Timestamp,
     refused: u64,
     refusal: Option<String>,
-    changes: VecDeque<Change>,
 }
 
 /// What the metrics page says of the configuration.
@@ -116,8 +112,7 @@ impl App {
         let admin = if config.admin.enabled { Some(bind_admin(config.admin.address)?) } else { None };
         let gateway =
             Gateway::build(config.gateway()).map_err(|problem| Failure::Input(problem.to_string()))?;
-        let state =
-            State { in_force, version: 1, since: now(), refused: 0, refusal: None, changes: VecDeque::new() };
+        let state = State { in_force, version: 1, since: now(), refused: 0, refusal: None };
         Ok(Self { shared: Arc::new(Shared { gateway, source, state: Mutex::new(state) }), admin })
     }
 
@@ -156,9 +151,9 @@ impl App {
             let loaded = shared.state().in_force.hash();
             tasks.spawn(follow(Watch::new(file, loaded), Arc::clone(&shared)));
         }
-        shared.gateway.run().await;
+        let ran = shared.gateway.run().await;
         tasks.shutdown().await;
-        Ok(())
+        ran
     }
 }
 
@@ -168,24 +163,17 @@ impl Shared {
         let outcome = self.source.load().and_then(|loaded| {
             self.refuse_what_needs_a_restart(&loaded)?;
             let summary =
-                self.gateway.reload(loaded.config().gateway()).map_err(|problem| problem.to_string())?;
-            Ok((loaded, summary.to_string()))
+                self.gateway.reload(loaded.config().gateway(), who).map_err(|problem| problem.to_string())?;
+            Ok((loaded, summary))
         });
         let mut state = self.state();
         match outcome {
             Ok((loaded, summary)) => {
-                let before = std::mem::replace(&mut state.in_force, loaded);
-                state.version += 1;
+                state.in_force = loaded;
+                state.version = summary.version;
                 state.since = now();
                 state.refusal = None;
-                let change = Change {
-                    at: state.since,
-                    who: who.to_owned(),
-                    what: format!("configuration {} in force: {summary}", state.version),
-                    undo: format!("restore the file with hash {:016x}", before.hash()),
-                };
-                state.changes.push_front(change);
-                state.changes.truncate(CHANGES_MAX);
+                let summary = summary.to_string();
                 info!(version = state.version, who, summary, "configuration reloaded");
             }
             Err(problem) => {
@@ -215,8 +203,7 @@ impl Shared {
     /// Everything at one moment.
     #[must_use]
     pub fn status(&self) -> Status {
-        let gateway = serde_json::to_value(self.gateway.status()).expect("a status is plain data");
-        let mut status: Status = serde_json::from_value(gateway).unwrap_or_default();
+        let mut status = status::gather(&self.gateway.status(), now());
         let state = self.state();
         status.config = status::Config {
             source: self.source.name(),
@@ -226,20 +213,12 @@ impl Shared {
             refused: state.refused,
             refusal: state.refusal.clone(),
         };
-        let changes = state.changes.iter().map(|change| status::Change {
-            at: change.at.to_string(),
-            who: change.who.clone(),
-            what: change.what.clone(),
-            undo: change.undo.clone(),
-        });
-        status.changes = changes.chain(status.changes).collect();
         status
     }
 
-    /// The gateway's metrics, without those of the process around it.
-    #[must_use]
-    pub fn gateway_metrics(&self, openmetrics: bool) -> String {
-        self.gateway.metrics(openmetrics)
+    /// Writes the gateway's metrics, without those of the process around it.
+    pub fn export(&self, out: &mut Exporter) {
+        self.gateway.export(out);
     }
 
     /// What the metrics page says of the configuration.

@@ -8,7 +8,6 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod demo;
-pub mod engine;
 pub mod explain;
 mod http;
 mod logs;

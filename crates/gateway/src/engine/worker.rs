@@ -47,6 +47,16 @@ pub(crate) enum Phase {
     Finishing,
 }
 
+impl Phase {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::LameDuck => "lame_duck",
+            Self::Finishing => "finishing",
+        }
+    }
+}
+
 /// What all workers and the control thread share.
 pub(crate) struct Shared {
     pub(crate) clock: Clock,

@@ -41,6 +41,29 @@ pub enum What {
     Reconfigured,
 }
 
+impl What {
+    /// Its name in the status document.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Left => "left",
+            Self::Unhealthy => "unhealthy",
+            Self::Healthy => "healthy",
+            Self::Ejected => "ejected",
+            Self::Returned => "returned",
+            Self::LameDuck => "lame_duck",
+            Self::LameDuckEnded => "lame_duck_ended",
+            Self::Disabled => "disabled",
+            Self::Enabled => "enabled",
+            Self::BreakerForced => "breaker_forced",
+            Self::PanicEntered => "panic_entered",
+            Self::PanicLeft => "panic_left",
+            Self::Reconfigured => "reconfigured",
+        }
+    }
+}
+
 /// One change of state, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {

@@ -405,6 +405,7 @@ impl State {
             active: self.members.iter().map(|member| member.endpoint().active()).sum(),
             breaker: BreakerStatus::new(&self.breaker, now),
             retry_budget: self.retry_budget.balance(now),
+            retry_budget_max: self.params.retry_budget.burst.get().into(),
             bulkhead: BulkheadStatus {
                 active: self.bulkhead.active(),
                 waiting: self.bulkhead.waiting(),

@@ -26,6 +26,8 @@ pub struct ServiceStatus {
     pub breaker: BreakerStatus,
     /// Retries that could be granted now.
     pub retry_budget: f64,
+    /// Most retries that can be saved up.
+    pub retry_budget_max: f64,
     /// Requests under way and waiting.
     pub bulkhead: BulkheadStatus,
     /// The endpoints in use, in the order of their source.

@@ -1,6 +1,6 @@
 //! The metrics page: the gateway's families and those of the process around it, in the format that the scraper prefers.
 
-use std::fmt::Write;
+use gateway::metrics::{Exporter, Kind, Metric};
 
 use crate::app::ConfigFigures;
 
@@ -41,41 +41,33 @@ impl Format {
     }
 }
 
-/// The kind of a metric family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Only grows; its samples are called `…_total`.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-}
-
-/// The families that the process around the gateway adds: name without suffix, kind, help.
-pub(crate) const FAMILIES: [(&str, Kind, &str); 4] = [
-    ("seawall_config_version", Kind::Gauge, "Counts the configurations that took effect, from 1."),
-    ("seawall_config_loaded_timestamp_seconds", Kind::Gauge, "When the configuration in force took effect."),
-    ("seawall_config_current", Kind::Gauge, "1 when the newest file is in force, 0 when it was refused."),
-    ("seawall_config_reload_failures", Kind::Counter, "Times that a changed file was refused."),
+/// What the process around the gateway adds.
+pub(crate) const METRICS: [Metric; 4] = [
+    metric("seawall_config_version", Kind::Gauge, "Counts the configurations that took effect, from 1."),
+    metric(
+        "seawall_config_loaded_timestamp_seconds",
+        Kind::Gauge,
+        "When the configuration in force took effect.",
+    ),
+    metric(
+        "seawall_config_current",
+        Kind::Gauge,
+        "1 when the newest file is in force, 0 when it was refused.",
+    ),
+    metric("seawall_config_reload_failures_total", Kind::Counter, "Times that a changed file was refused."),
 ];
 
-/// One page of both. OpenMetrics ends with exactly one end mark.
-pub(super) fn join(format: Format, mut gateway: String, config: ConfigFigures) -> String {
-    if let Some(end) = gateway.rfind("# EOF") {
-        gateway.truncate(end);
-    }
+const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
+    Metric { name, kind, labels: &[], help }
+}
+
+/// Writes the figures of [`METRICS`].
+pub(super) fn export(out: &mut Exporter, config: ConfigFigures) {
     let values = [config.version, config.since, u64::from(config.current), config.refused];
-    for ((name, kind, help), value) in FAMILIES.into_iter().zip(values) {
-        let (kind, suffix) = match kind {
-            Kind::Counter => ("counter", "_total"),
-            Kind::Gauge => ("gauge", ""),
-        };
-        let family = if format == Format::OpenMetrics { name.to_owned() } else { format!("{name}{suffix}") };
-        let _ = write!(gateway, "# HELP {family} {help}\n# TYPE {family} {kind}\n{name}{suffix} {value}\n");
+    for (metric, value) in METRICS.iter().zip(values) {
+        out.begin(metric);
+        out.sample(metric, &[], value as f64);
     }
-    if format == Format::OpenMetrics {
-        gateway.push_str("# EOF\n");
-    }
-    gateway
 }
 
 #[cfg(test)]
@@ -103,11 +95,12 @@ mod tests {
     #[test]
     fn both_formats_end_as_they_must() {
         let figures = ConfigFigures { version: 3, since: 1_700_000_000, refused: 2, current: false };
-        let gateway = "# TYPE x gauge\nx 1\n";
-        let openmetrics = join(Format::OpenMetrics, format!("{gateway}# EOF\n"), figures);
+        let page = |openmetrics| {
+            let mut out = Exporter::new(openmetrics);
+            export(&mut out, figures);
+            out.finish()
+        };
         expect![[r#"
-            # TYPE x gauge
-            x 1
             # HELP seawall_config_version Counts the configurations that took effect, from 1.
             # TYPE seawall_config_version gauge
             seawall_config_version 3
@@ -122,8 +115,8 @@ mod tests {
             seawall_config_reload_failures_total 2
             # EOF
         "#]]
-        .assert_eq(&openmetrics);
-        let prometheus = join(Format::Prometheus, gateway.to_owned(), figures);
+        .assert_eq(&page(true));
+        let prometheus = page(false);
         assert!(prometheus.contains("# TYPE seawall_config_reload_failures_total counter\n"), "{prometheus}");
         assert!(!prometheus.contains("EOF"));
     }

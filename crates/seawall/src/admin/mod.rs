@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use gateway::metrics::Exporter;
 use tracing::warn;
 
 use crate::app::Shared;
@@ -26,13 +27,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
 /// Says that this process wants no new requests.
 const LAME_DUCK: HeaderName = HeaderName::from_static("seawall-lame-duck");
 
-/// The metric families of the process around the gateway, a Markdown table row each.
-pub(crate) fn families() -> String {
-    let row = |(name, kind, help): (&str, metrics::Kind, &str)| match kind {
-        metrics::Kind::Counter => format!("| `{name}_total` | counter | {help} |\n"),
-        metrics::Kind::Gauge => format!("| `{name}` | gauge | {help} |\n"),
-    };
-    metrics::FAMILIES.into_iter().map(row).collect()
+/// Every metric of the process: the gateway's, then what is around it.
+pub(crate) fn all_metrics() -> impl Iterator<Item = &'static gateway::metrics::Metric> {
+    gateway::metrics::METRICS.iter().chain(&metrics::METRICS)
 }
 
 /// Serves the pages until it is cancelled.
@@ -74,9 +71,10 @@ async fn fragment(State(shared): State<Arc<Shared>>) -> Response {
 async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = metrics::Format::negotiate(accept);
-    let openmetrics = format == metrics::Format::OpenMetrics;
-    let text = metrics::join(format, shared.gateway_metrics(openmetrics), shared.config_figures());
-    typed(format.content_type(), text)
+    let mut out = Exporter::new(format == metrics::Format::OpenMetrics);
+    shared.export(&mut out);
+    metrics::export(&mut out, shared.config_figures());
+    typed(format.content_type(), out.finish())
 }
 
 /// Healthy and ready while it serves; a lame duck says that it is one, so that balancers in front turn away.

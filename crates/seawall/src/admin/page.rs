@@ -103,17 +103,14 @@ fn service(html: &mut String, service: &Service) -> fmt::Result {
     let (budget, bulkhead) = (&service.retry_budget, &service.bulkhead);
     write!(
         html,
-        "<span>retries <meter min=\"0\" max=\"{:.1}\" value=\"{:.1}\"></meter> {:.0} left, {} sent, {} refused</span>\
-         <span>active {} of {}, {} waiting, {} refused</span><span>{}</span></div>",
+        "<span>retries <meter min=\"0\" max=\"{:.1}\" value=\"{:.1}\"></meter> {:.0} left</span>\
+         <span>active {} of {}, {} waiting</span><span>{}</span></div>",
         budget.burst.max(1.0),
         budget.balance,
         budget.balance.floor(),
-        Text(count(budget.granted)),
-        Text(count(budget.refused)),
         Text(count(bulkhead.active)),
         Text(count(bulkhead.active_max)),
         Text(count(bulkhead.waiting)),
-        Text(count(bulkhead.refused)),
         Text(&service.balance),
     )?;
     html.write_str(

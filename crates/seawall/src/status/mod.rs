@@ -1,10 +1,12 @@
 //! What a running Seawall says of itself: the shape of `/api/status`, and the table that `seawall status` makes of it.
 
 mod command;
+mod gather;
 mod shape;
 mod table;
 
 pub use command::{StatusArgs, run};
+pub use gather::gather;
 pub use shape::{
     Breaker, Budget, Bulkhead, Change, Config, Endpoint, Event, Limit, Listener, Reason, Route, Service,
     Status,

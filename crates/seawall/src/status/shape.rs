@@ -127,8 +127,8 @@ pub struct Breaker {
     pub state: String,
     /// Why it is not closed; empty otherwise.
     pub why: String,
-    /// Calls that it refused.
-    pub refused: u64,
+    /// Times that it opened by itself.
+    pub opens: u64,
 }
 
 /// A retry budget.
@@ -139,10 +139,6 @@ pub struct Budget {
     pub balance: f64,
     /// Most that can be saved up.
     pub burst: f64,
-    /// Retries that were sent.
-    pub granted: u64,
-    /// Retries that were not sent because the budget was spent.
-    pub refused: u64,
 }
 
 /// A bulkhead.
@@ -155,8 +151,6 @@ pub struct Bulkhead {
     pub active_max: u64,
     /// Requests that wait for a place.
     pub waiting: u64,
-    /// Requests refused for want of a place.
-    pub refused: u64,
 }
 
 /// One route.

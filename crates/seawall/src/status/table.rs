@@ -72,16 +72,8 @@ pub fn render(status: &Status) -> String {
     }));
     let _ = write!(text, "\n{}", columns(&rows, &[2]));
 
-    let mut rows = vec![heading([
-        "SERVICE",
-        "UP",
-        "BREAKER",
-        "RETRIES LEFT",
-        "ACTIVE",
-        "WAITING",
-        "REFUSED",
-        "BALANCE",
-    ])];
+    let mut rows =
+        vec![heading(["SERVICE", "UP", "BREAKER", "RETRIES LEFT", "ACTIVE", "WAITING", "OPENED", "BALANCE"])];
     rows.extend(status.services.iter().map(|service| {
         let up = format!("{} of {}", service.up(), service.endpoints.len());
         row([
@@ -91,7 +83,7 @@ pub fn render(status: &Status) -> String {
             format!("{:.0} of {:.0}", service.retry_budget.balance.floor(), service.retry_budget.burst),
             count(service.bulkhead.active),
             count(service.bulkhead.waiting),
-            count(service.bulkhead.refused + service.breaker.refused),
+            count(service.breaker.opens),
             service.balance.clone(),
         ])
     }));

@@ -83,9 +83,16 @@ fn no_link_inside_the_documentation_leads_nowhere() {
 fn every_reason_of_a_refusal_is_documented() {
     let page = std::fs::read_to_string(root().join("docs/guides/observability.md")).expect("readable");
     for reason in gateway::Reason::ALL {
-        let row = page.lines().find(|line| line.starts_with("| `") && line.contains(&format!("`{}`", reason.name())));
+        let row = page
+            .lines()
+            .find(|line| line.starts_with("| `") && line.contains(&format!("`{}`", reason.name())));
         let row = row.unwrap_or_else(|| panic!("`{}` is not documented", reason.name()));
-        assert!(row.contains(&format!("| {} |", reason.status())), "`{}` answers {}: {row}", reason.name(), reason.status());
+        assert!(
+            row.contains(&format!("| {} |", reason.status())),
+            "`{}` answers {}: {row}",
+            reason.name(),
+            reason.status()
+        );
     }
 }
 
