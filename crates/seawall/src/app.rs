@@ -137,8 +137,8 @@ impl App {
     /// Runs until a signal ends it.
     ///
     /// # Errors
-    /// When a signal handler or the admin pages cannot be started.
-    pub async fn run(self) -> std::io::Result<()> {
+    /// When the gateway or the admin pages cannot be started.
+    async fn run(self, signals: Signals) -> std::io::Result<()> {
         let shared = self.shared;
         let mut tasks = JoinSet::new();
         if let Some(listener) = self.admin {
@@ -146,7 +146,7 @@ impl App {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
         }
-        tasks.spawn(obey_signals(Signals::new()?, Arc::clone(&shared)));
+        tasks.spawn(obey_signals(signals, Arc::clone(&shared)));
         if let Some(file) = shared.source.file.clone() {
             let loaded = shared.state().in_force.hash();
             tasks.spawn(follow(Watch::new(file, loaded), Arc::clone(&shared)));
@@ -331,11 +331,15 @@ pub fn up(up: &Up) -> Result<(), Failure> {
     let app = App::build(up)?;
     let failed = |problem: std::io::Error| Failure::Runtime(format!("cannot run: {problem}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    for line in app.announce().map_err(failed)? {
-        say(&line)?;
-    }
-    if up.exit_with_parent {
-        parent::exit_with_parent();
-    }
-    runtime.block_on(app.run()).map_err(failed)
+    runtime.block_on(async {
+        // Before it says that it is there: whoever reads that may send a signal at once.
+        let signals = Signals::new().map_err(failed)?;
+        for line in app.announce().map_err(failed)? {
+            say(&line)?;
+        }
+        if up.exit_with_parent {
+            parent::exit_with_parent();
+        }
+        app.run(signals).await.map_err(failed)
+    })
 }

@@ -186,8 +186,8 @@ mod tests {
             LISTENER  ADDRESS     CONNECTIONS
             web       0.0.0.0:80  7 of 100.0k
 
-            SERVICE  UP      BREAKER  RETRIES LEFT  ACTIVE  WAITING  REFUSED  BALANCE
-            cart     1 of 2  closed         0 of 0       0        0        0  least_loaded
+            SERVICE  UP      BREAKER  RETRIES LEFT  ACTIVE  WAITING  OPENED  BALANCE
+            cart     1 of 2  closed         0 of 0       0        0       0  least_loaded
 
             SERVICE  ENDPOINT       STATE    ACTIVE  ATTEMPTS  FAILED  LATENCY  WHY
             cart     10.0.0.1:8080  up            3     12.3k       0   4.2 ms
