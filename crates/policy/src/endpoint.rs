@@ -8,6 +8,7 @@ use model::{Instant, Verdict};
 
 use crate::Report;
 use crate::fading::Fading;
+use crate::report::Reported;
 
 /// A reason why an endpoint gets no new requests. Several can hold at once; each is lifted by whoever set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -265,10 +266,17 @@ impl Endpoint {
 
     fn learn_latency(&self, now: Instant, latency: Duration, failed: bool) {
         let nanos = (latency.as_nanos() as f32).max(1.0);
+        let written = self.hot.latency.written();
+        if failed {
+            if written != 0.0 {
+                self.hot.latency.set(nanos.max(written), now);
+            }
+            return;
+        }
         let (mean, left) = self.hot.latency.get(now, LATENCY_HALF_LIFE);
         if nanos > mean {
             self.hot.latency.set(nanos, now);
-        } else if !failed && left < 1.0 {
+        } else if left < 1.0 {
             self.hot.latency.set(mean + nanos * (1.0 - left), now);
         }
     }
@@ -309,7 +317,8 @@ impl Endpoint {
     }
 
     /// Its recent latency, sensitive to peaks: a slower attempt shows at once, faster ones bring it down with a
-    /// half-life of 7 s, and so does silence. Failures only ever raise it. `None` before the first attempt.
+    /// half-life of 7 s, and so does silence. A failure raises it or holds it where it was, because failing fast is
+    /// not being fast. `None` before the first success.
     ///
     /// Source: Finagle's peak EWMA.
     #[must_use]
@@ -317,9 +326,17 @@ impl Endpoint {
         (self.hot.latency.written() != 0.0).then(|| Duration::from_nanos(self.latency_nanos(now) as u64))
     }
 
-    /// [`Endpoint::latency`] in nanoseconds; 0 before the first attempt.
-    pub(crate) fn latency_nanos(&self, now: Instant) -> f32 {
+    fn latency_nanos(&self, now: Instant) -> f32 {
         self.hot.latency.get(now, LATENCY_HALF_LIFE).0
+    }
+
+    /// Its latency as a cost, in nanoseconds. An endpoint that has not succeeded yet costs nothing while it is idle and
+    /// has no errors, else more than any other: it is tried with one request at a time until it is known.
+    pub(crate) fn latency_cost(&self, now: Instant) -> f32 {
+        const UNKNOWN: f32 = 1e15;
+        let known = self.latency_nanos(now);
+        let suspect = || self.active() > 0 || self.penalty(now) > 1.0;
+        if self.hot.latency.written() == 0.0 && suspect() { UNKNOWN } else { known }
     }
 
     /// What its attempts came to since it was made.
@@ -337,63 +354,6 @@ impl Endpoint {
     #[must_use]
     pub fn report(&self) -> Option<(Instant, Report)> {
         self.reported.get()
-    }
-}
-
-/// The last report, figure by figure: a reader that races with a new report may see some figures of each.
-#[derive(Debug)]
-struct Reported {
-    /// Nanoseconds; [`Instant::NEVER`] before the first report.
-    at: AtomicU64,
-    /// In the order of [`Report`]'s fields; not a number where absent; latency in seconds.
-    figures: [AtomicU64; 7],
-}
-
-impl Default for Reported {
-    fn default() -> Self {
-        let absent = f64::NAN.to_bits();
-        Self {
-            at: AtomicU64::new(Instant::NEVER.as_nanos()),
-            figures: core::array::from_fn(|_| AtomicU64::new(absent)),
-        }
-    }
-}
-
-impl Reported {
-    fn set(&self, now: Instant, report: &Report) {
-        let figures = [
-            report.application_utilization,
-            report.cpu_utilization,
-            report.mem_utilization,
-            report.rps_fractional,
-            report.eps,
-            report.requests_in_flight.map(f64::from),
-            report.latency.map(|latency| latency.as_secs_f64()),
-        ];
-        for (cell, figure) in self.figures.iter().zip(figures) {
-            cell.store(figure.unwrap_or(f64::NAN).to_bits(), Relaxed);
-        }
-        self.at.store(now.as_nanos(), Relaxed);
-    }
-
-    fn get(&self) -> Option<(Instant, Report)> {
-        let at = Instant::from_nanos(self.at.load(Relaxed));
-        if at == Instant::NEVER {
-            return None;
-        }
-        let figure = |index: usize| {
-            Some(f64::from_bits(self.figures[index].load(Relaxed))).filter(|figure| !figure.is_nan())
-        };
-        let report = Report {
-            application_utilization: figure(0),
-            cpu_utilization: figure(1),
-            mem_utilization: figure(2),
-            rps_fractional: figure(3),
-            eps: figure(4),
-            requests_in_flight: figure(5).map(|figure| figure as u32),
-            latency: figure(6).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        };
-        Some((at, report))
     }
 }
 
@@ -516,9 +476,15 @@ mod tests {
     fn a_fast_failure_does_not_make_it_look_fast() {
         let endpoint = Endpoint::new("a", 1, 10, at(0));
         attempt(&endpoint, at(0), MS * 100, Verdict::Success);
-        let before = endpoint.latency(at(1_000));
-        attempt(&endpoint, at(1_000), MS, Verdict::Failure);
-        assert_eq!(endpoint.latency(at(1_000)), before);
+        let before = endpoint.latency(at(0));
+        for millis in 0..30_000 {
+            attempt(&endpoint, at(millis), MS, Verdict::Overloaded);
+            assert_eq!(endpoint.latency(at(millis)), before);
+        }
+        let stranger = Endpoint::new("b", 1, 10, at(0));
+        attempt(&stranger, at(0), MS, Verdict::Failure);
+        assert_eq!(stranger.latency(at(0)), None);
+        assert!(stranger.latency_cost(at(0)) > endpoint.latency_cost(at(0)));
     }
 
     #[test]
@@ -541,6 +507,46 @@ mod tests {
             endpoint.on_report(at(millis), &report);
             assert_eq!(endpoint.report(), Some((at(millis), report)));
         }
+    }
+
+    #[test]
+    fn two_readings_of_the_totals_give_an_interval() {
+        let endpoint = Endpoint::new("a", 1, 10, at(0));
+        attempt(&endpoint, at(0), MS * 100, Verdict::Success);
+        let earlier = endpoint.totals();
+        attempt(&endpoint, at(1), MS * 10, Verdict::Success);
+        attempt(&endpoint, at(1), MS * 30, Verdict::Success);
+        attempt(&endpoint, at(1), MS, Verdict::Failure);
+        let interval = endpoint.totals().since(earlier);
+        assert_eq!((interval.successes, interval.failures, interval.latency_mean()), (2, 1, Some(MS * 20)));
+        assert_eq!(earlier.since(endpoint.totals()), Totals::default());
+        assert_eq!(Totals::default().latency_mean(), None);
+    }
+
+    #[test]
+    fn racing_threads_never_exceed_the_limit_and_lose_no_place() {
+        const THREADS: u32 = 4;
+        let endpoint = Endpoint::new("a", 1, THREADS - 1, at(0));
+        let most = AtomicU32::new(0);
+        let granted = AtomicU32::new(0);
+        let held = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        if endpoint.try_start(at(1)) {
+                            most.fetch_max(held.fetch_add(1, Relaxed) + 1, Relaxed);
+                            granted.fetch_add(1, Relaxed);
+                            held.fetch_sub(1, Relaxed);
+                            endpoint.on_end(at(2), Ended { latency: MS, verdict: Verdict::Success });
+                        }
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() < THREADS);
+        assert_eq!(endpoint.active(), 0);
+        assert_eq!(endpoint.totals().successes, u64::from(granted.into_inner()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use model::Instant;
 
-/// Time is counted in ticks of 2²⁴ ns (16.8 ms): 32 bits of them last 2.3 years, and half of that is told from the past.
+/// Time is counted in ticks of 2²⁴ ns (16.8 ms): 32 bits of them last 2.3 years, half of which count as the past.
 const TICK_BITS: u32 = 24;
 
 /// A value and the tick it was written at, packed into one word so that no reader sees one without the other.

@@ -1,7 +1,10 @@
 //! What an endpoint says of its own load: ORCA's `endpoint-load-metrics` header.
 
 use core::str;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
+
+use model::Instant;
 
 /// What an endpoint says of its own load. Absent figures were not reported.
 ///
@@ -145,6 +148,63 @@ fn figure_of(number: &str) -> Option<f64> {
     number.trim().parse().ok().filter(|figure: &f64| figure.is_finite() && *figure >= 0.0)
 }
 
+/// An endpoint's last report, figure by figure: a reader that races with a new report may see some figures of each.
+#[derive(Debug)]
+pub(crate) struct Reported {
+    /// Nanoseconds; [`Instant::NEVER`] before the first report.
+    at: AtomicU64,
+    /// In the order of [`Report`]'s fields; not a number where absent; latency in seconds.
+    figures: [AtomicU64; 7],
+}
+
+impl Default for Reported {
+    fn default() -> Self {
+        let absent = f64::NAN.to_bits();
+        Self {
+            at: AtomicU64::new(Instant::NEVER.as_nanos()),
+            figures: core::array::from_fn(|_| AtomicU64::new(absent)),
+        }
+    }
+}
+
+impl Reported {
+    pub(crate) fn set(&self, now: Instant, report: &Report) {
+        let figures = [
+            report.application_utilization,
+            report.cpu_utilization,
+            report.mem_utilization,
+            report.rps_fractional,
+            report.eps,
+            report.requests_in_flight.map(f64::from),
+            report.latency.map(|latency| latency.as_secs_f64()),
+        ];
+        for (cell, figure) in self.figures.iter().zip(figures) {
+            cell.store(figure.unwrap_or(f64::NAN).to_bits(), Relaxed);
+        }
+        self.at.store(now.as_nanos(), Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> Option<(Instant, Report)> {
+        let at = Instant::from_nanos(self.at.load(Relaxed));
+        if at == Instant::NEVER {
+            return None;
+        }
+        let figure = |index: usize| {
+            Some(f64::from_bits(self.figures[index].load(Relaxed))).filter(|figure| !figure.is_nan())
+        };
+        let report = Report {
+            application_utilization: figure(0),
+            cpu_utilization: figure(1),
+            mem_utilization: figure(2),
+            rps_fractional: figure(3),
+            eps: figure(4),
+            requests_in_flight: figure(5).map(|figure| figure as u32),
+            latency: figure(6).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        };
+        Some((at, report))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,7 +262,8 @@ mod tests {
             text in r#"(TEXT |JSON )?[{}\[\]":,=. a-z_0-9\\-]{0,200}"#,
             number in any::<f64>(),
         ) {
-            let spelled = format!("JSON {{\"eps\":{number},\"named_metrics\":{{\"latency_ms\":{number},\"rif\":{number}}}}}");
+            let named = format!("{{\"latency_ms\":{number},\"rif\":{number}}}");
+            let spelled = format!("JSON {{\"eps\":{number},\"named_metrics\":{named}}}");
             for input in [&bytes[..], text.as_bytes(), spelled.as_bytes()] {
                 if let Some(report) = Report::parse(input) {
                     for figure in [report.cpu_utilization, report.eps, report.rps_fractional, report.utilization()] {

@@ -29,7 +29,8 @@ impl SlowStartParams {
     /// The share of its weight that an endpoint which joined `age` ago counts with: grows evenly from
     /// [`SlowStartParams::weight_min`] to 1 over the window, and never falls.
     ///
-    /// How much of the traffic that is depends on the others: see [`Fleet::with_slow_start`](crate::Fleet::with_slow_start).
+    /// How much of the traffic that is depends on the others: see
+    /// [`Fleet::with_slow_start`](crate::Fleet::with_slow_start).
     #[must_use]
     pub fn share(&self, age: Duration) -> f64 {
         let window = self.window.get();
@@ -48,7 +49,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn grows_from_the_floor_to_one(window in 0u64..100_000, floor in 0u8..=100, age in 0u64..200_000, more in 0u64..1_000) {
+        fn grows_from_the_floor_to_one(
+            window in 0u64..100_000, floor in 0u8..=100, age in 0u64..200_000, more in 0u64..1_000,
+        ) {
             let params = SlowStartParams { window: Span::from_millis(window), weight_min: Ratio::percent(floor) };
             let share = params.share(Duration::from_millis(age));
             prop_assert!((params.weight_min.get()..=1.0).contains(&share));

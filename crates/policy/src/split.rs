@@ -79,7 +79,7 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    const USERS: u64 = 20_000;
+    const USERS: u64 = 10_000;
 
     fn places(split: &Split) -> Vec<usize> {
         let mut rng = Rng::with_seed(1);
@@ -96,7 +96,7 @@ mod tests {
     fn a_canary_does_not_drift_and_only_gains_users_as_its_weight_grows() {
         let mut before = places(&canary(0));
         assert!(before.iter().all(|place| *place == 0));
-        for weight in 1..=100 {
+        for weight in [1, 2, 5, 10, 11, 20, 35, 50, 75, 99, 100] {
             let split = canary(weight);
             let now = places(&split);
             assert_eq!(now, places(&split), "the same users again are placed alike");
@@ -105,7 +105,7 @@ mod tests {
                 "{weight}: a user left the canary"
             );
             let share = now.iter().sum::<usize>() as f64 / USERS as f64;
-            assert!((share - f64::from(weight) / 100.0).abs() < 0.01, "{weight}: {share}");
+            assert!((share - f64::from(weight) / 100.0).abs() < 0.015, "{weight}: {share}");
             before = now;
         }
     }

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use core::str;
 
 use crate::Fleet;
-use crate::balance::Pick;
+use crate::balance::{Pick, may_take};
 
 /// Finds the endpoint that a session's cookie names.
 ///
@@ -39,8 +39,8 @@ impl Sticky {
         core::array::from_fn(|at| b"0123456789abcdef"[(id >> (60 - 4 * at) & 0xf) as usize])
     }
 
-    /// The endpoint that `cookie` names, if it may take the request: it is in the fleet, available, has room and was not
-    /// tried. Otherwise `None`: pick anew and set a new cookie.
+    /// The endpoint that `cookie` names, if it may take the request: it is in the fleet, available, has room and was
+    /// not tried. Otherwise `None`: pick anew and set a new cookie.
     #[must_use]
     pub fn find(&self, cookie: &[u8], fleet: &Fleet, pick: &Pick<'_>) -> Option<u32> {
         let digits =
@@ -48,12 +48,7 @@ impl Sticky {
         let id = u64::from_str_radix(digits, 16).ok()?;
         let at = self.by_id.binary_search_by_key(&id, |entry| entry.0).ok()?;
         let index = self.by_id[at].1;
-        let endpoint = fleet.endpoint(index);
-        (endpoint.weight() > 0
-            && fleet.may_use(endpoint)
-            && endpoint.has_room()
-            && !pick.tried.contains(&index))
-        .then_some(index)
+        (fleet.endpoint(index).weight() > 0 && may_take(fleet, pick, index)).then_some(index)
     }
 }
 

@@ -57,6 +57,12 @@ pub trait Balancer: Send + Sync {
     /// `fleet` is the one that this balancer was made for.
     fn pick(&self, fleet: &Fleet, pick: &Pick<'_>, rng: &mut Rng) -> Option<u32>;
 
+    /// How many random candidates to ask for their load because of one request. Asked once per request; what they
+    /// answer goes to [`Balancer::on_probe`].
+    fn probes(&self, _rng: &mut Rng) -> u32 {
+        0
+    }
+
     /// The endpoint at `index` has just reported its load, by a probe's answer or an ordinary one. Called after
     /// [`Endpoint::on_report`](crate::Endpoint::on_report).
     fn on_probe(&self, _index: u32) {}
@@ -90,7 +96,7 @@ pub fn key(value: &[u8]) -> u64 {
 const DRAWS: usize = 8;
 
 /// Whether the pick may go to `index`: usable at this moment, with room, and not tried.
-fn may_take(fleet: &Fleet, pick: &Pick<'_>, index: u32) -> bool {
+pub(crate) fn may_take(fleet: &Fleet, pick: &Pick<'_>, index: u32) -> bool {
     let endpoint = fleet.endpoint(index);
     fleet.may_use(endpoint) && endpoint.has_room() && !pick.tried.contains(&index)
 }

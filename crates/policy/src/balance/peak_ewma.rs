@@ -2,9 +2,6 @@ use super::sampler::Sampler;
 use super::{Balancer, Pick};
 use crate::{Fleet, Rng};
 
-/// What an endpoint costs that has requests under way but has answered none yet, in nanoseconds: more than any other,
-/// so that it is tried with one request at a time until it is known.
-const UNKNOWN: f32 = 1e15;
 /// Differences below this many nanoseconds do not decide.
 const LATENCY_MIN: f32 = 1e3;
 
@@ -28,9 +25,9 @@ impl PeakEwma {
 impl Balancer for PeakEwma {
     fn pick(&self, fleet: &Fleet, pick: &Pick<'_>, rng: &mut Rng) -> Option<u32> {
         self.sampler.better_of_two(fleet, pick, rng, |endpoint| {
-            let known = endpoint.latency_nanos(pick.now);
-            let latency = if known == 0.0 && endpoint.active() > 0 { UNKNOWN } else { known };
-            (latency + LATENCY_MIN) * self.sampler.load(endpoint) * endpoint.penalty(pick.now)
+            (endpoint.latency_cost(pick.now) + LATENCY_MIN)
+                * self.sampler.load(endpoint)
+                * endpoint.penalty(pick.now)
         })
     }
 }

@@ -86,7 +86,7 @@ impl Sampler {
         cost: impl Fn(&Endpoint) -> f32,
     ) -> Option<u32> {
         let Some(first) = self.draw_fit(fleet, pick, rng) else { return anybody(fleet, pick, rng) };
-        let second = (0..DRAWS / 2).find_map(|_| {
+        let second = (0..DRAWS).find_map(|_| {
             self.draw(fleet, pick, rng).filter(|index| *index != first && may_take(fleet, pick, *index))
         });
         let better = second.filter(|index| cost(fleet.endpoint(*index)) < cost(fleet.endpoint(first)));
