@@ -86,6 +86,9 @@ impl Source {
                 config.workers = workers;
             }
         });
+        for warning in loaded.config().warnings() {
+            warn!(source = self.name(), warning, "accepted, but look at it");
+        }
         Ok(loaded)
     }
 

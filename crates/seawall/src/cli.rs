@@ -172,7 +172,14 @@ pub(crate) fn say(answer: &str) -> Result<(), Failure> {
 
 fn check(file: &std::path::Path, format: ErrorFormat) -> Result<(), Failure> {
     match config::check(file) {
-        Ok(loaded) => say(&format!("{}: ok, {}", file.display(), loaded.summary())),
+        Ok(loaded) => {
+            loaded
+                .config()
+                .warnings()
+                .iter()
+                .for_each(|warning| eprintln!("warning: {}: {warning}", file.display()));
+            say(&format!("{}: ok, {}", file.display(), loaded.summary()))
+        }
         Err(errors) if format == ErrorFormat::Json => {
             say(&serde_json::to_string_pretty(&errors).expect("errors are plain text"))?;
             Err(Failure::Input(format!("{} is not usable", file.display())))

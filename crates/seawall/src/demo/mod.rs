@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -48,12 +49,13 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let failed = |problem: std::io::Error| Failure::Runtime(format!("cannot run the demo: {problem}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
+        // Listened for from the beginning, so that an early signal cleans up too.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         tokio::select! {
             outcome = play(args) => outcome,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.map_err(failed)?;
-                Err(Failure::Runtime("interrupted".to_owned()))
-            }
+            _ = interrupt.recv() => Err(Failure::Runtime("interrupted".to_owned())),
+            _ = terminate.recv() => Err(Failure::Runtime("terminated".to_owned())),
         }
     })
 }
