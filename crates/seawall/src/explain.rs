@@ -273,7 +273,7 @@ routes:
     service: cart
     criticality: CRITICAL_PLUS
     timeout: 2s
-    rate_limit: {by: {header: x-user}, limit: {per_sec: 5, burst: 10}}
+    rate_limit: {by: {header: x-user}, per_sec: 5, burst: 10}
   - name: cart
     match: {host: shop.example, path: /cart/}
     split: [{service: cart, weight: 9}, {service: cart-canary, weight: 1}]
