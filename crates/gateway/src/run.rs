@@ -160,6 +160,7 @@ impl Gateway {
     /// The first kind of trouble found, all of that kind: nothing is left open.
     pub fn build(config: Config) -> Result<Self, BuildError> {
         check(&config)?;
+        let router = router(&config)?;
         let clock = Clock::new();
         let descriptors = listen::raise_descriptor_limit();
         tracing::debug!(descriptors, "open files allowed");
@@ -173,7 +174,7 @@ impl Gateway {
         let control = control_runtime().map_err(BuildError::Control)?;
         let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
         let running = services.apply(&config.services);
-        let snapshot = snapshot(1, &config, running, None, count, clock)?;
+        let snapshot = snapshot(1, &config, router, running, None, count, clock);
         let buffer_bytes_max = config.limits.buffers.get();
         let shared = Arc::new(Shared::new(clock, snapshot, config.limits.idle_upstream, access_log));
         let metrics: Vec<_> = (0..count).map(|_| WorkerMetrics::new()).collect();
@@ -241,6 +242,7 @@ impl Gateway {
             })?;
             *handle.thread.lock() = Some(thread);
         }
+        inner.wait_for_endpoints().await;
         {
             let mut state = inner.state.lock();
             for open in state.listeners.values_mut() {
@@ -332,6 +334,7 @@ impl Gateway {
         }
         let workers = inner.workers.len();
         // Whatever can fail comes first.
+        let router = router(&config)?;
         let mut fresh = bind_missing(&config, &state.listeners, workers)?;
         if state.config.access_log != config.access_log {
             inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
@@ -339,7 +342,7 @@ impl Gateway {
         let summary = difference(&state.config, &config, state.version + 1);
         let running = inner.services.apply(&config.services);
         let before = inner.shared.snapshot();
-        let next = snapshot(summary.version, &config, running, Some(&before), workers, inner.clock)?;
+        let next = snapshot(summary.version, &config, router, running, Some(&before), workers, inner.clock);
         inner.shared.publish(next);
         inner.shared.set_idle_upstream_max(config.limits.idle_upstream);
 
@@ -474,6 +477,21 @@ impl Inner {
         state.listeners.values().map(|open| open.listener.state.read().figures.open.load(Relaxed)).sum()
     }
 
+    /// Gives names a moment to be looked up, so that the first requests do not find services without endpoints. A name that
+    /// nobody answers for does not keep the others waiting for long.
+    async fn wait_for_endpoints(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let known = async {
+            let lacking = || self.services.all().iter().any(|one| one.service().view().targets.is_empty());
+            while lacking() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, known).await.is_err() {
+            tracing::warn!("not every service has endpoints yet; serving all the same");
+        }
+    }
+
     /// Gives each worker its socket.
     fn hand_out(&self, open: &mut Open) {
         for (handle, socket) in self.workers.iter().zip(open.sockets.drain(..)) {
@@ -544,18 +562,22 @@ fn listener_name(params: &config::Listener, address: SocketAddr) -> String {
     params.name.clone().unwrap_or_else(|| address.to_string())
 }
 
+/// Compiles the routes. Services are numbered in the order of their names, as [`Services::apply`] answers them.
+fn router(config: &Config) -> Result<Router, BuildError> {
+    let numbers: HashMap<&str, usize> =
+        config.services.keys().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
+    Router::build(&config.routes, |name| numbers.get(name).copied()).map_err(BuildError::Invalid)
+}
+
 fn snapshot(
     version: u64,
     config: &Config,
+    router: Router,
     services: Vec<Arc<Service>>,
     before: Option<&Snapshot>,
     workers: usize,
     clock: Clock,
-) -> Result<Snapshot, BuildError> {
-    let index: HashMap<&str, usize> =
-        services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect();
-    let router =
-        Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)?;
+) -> Snapshot {
     let known: HashMap<&str, _> = before
         .map(|before| before.routes.iter().map(|route| (&*route.name, route)).collect())
         .unwrap_or_default();
@@ -570,14 +592,14 @@ fn snapshot(
         || Arc::new(RetryBudget::new(&config.retry_budget, workers, now)),
         |before| Arc::clone(&before.retry_budget),
     );
-    Ok(Snapshot {
+    Snapshot {
         version,
         router,
         routes,
         services: services.into(),
         retry_budget,
         retry_budget_params: config.retry_budget.clone(),
-    })
+    }
 }
 
 fn size(config: &Config) -> String {
