@@ -3,6 +3,8 @@
 mod commands;
 mod demo;
 mod docs;
+mod gate;
+mod http;
 mod up;
 
 use std::path::{Path, PathBuf};
