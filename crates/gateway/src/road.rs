@@ -625,6 +625,9 @@ async fn deliver(
         Err(DownloadError::Truncated | DownloadError::Malformed(_)) => {
             // The client sees a cut connection: the only honest end of an answer that has none.
             flight.truncated();
+            if download.ends_by_closing() {
+                conn.break_off();
+            }
             served.ending = Ending::Failed;
             served.reason = Some(Reason::UpstreamReset);
             served.next = Next::Close;

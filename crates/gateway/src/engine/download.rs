@@ -73,6 +73,11 @@ impl Download {
         self.body.finished()
     }
 
+    /// Whether the client learns only from the connection's end that the answer has ended.
+    pub(crate) fn ends_by_closing(&self) -> bool {
+        self.dechunk || matches!(self.body, Body::UntilClose)
+    }
+
     fn feed(&mut self, input: &[u8]) -> Result<(), DownloadError> {
         let before = self.pending.len();
         let advance = if self.dechunk {
