@@ -584,6 +584,8 @@ async fn deliver(
         // An early answer: the client may need to be heard out before it reads.
         if !upload.borrow().done() {
             let _ = upload.borrow_mut().poll(cx, worker, conn, &mut stream, &mut download.progress);
+        } else if download.waits == Waits::Upstream && conn.poll_gone(cx, &worker.buffers).is_ready() {
+            return Poll::Ready(Err(DownloadError::ClientGone));
         }
         conn.alarm.wake_me(cx.waker());
         if !timed || std::mem::take(&mut download.progress) {
