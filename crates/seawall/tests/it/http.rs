@@ -153,7 +153,7 @@ fn a_client_of_http_1_0_may_keep_its_connection_where_a_length_is_known() {
 
 #[test]
 fn a_cut_answer_does_not_look_whole_to_a_client_of_http_1_0() {
-    let upstream = Upstream::start(|_| Reply::ok("one ").chunk("two").chunked().cut_after(80));
+    let upstream = Upstream::start(|_| Reply::ok("one ").chunk("two").chunked().cut_after(60));
     let gate = before(&upstream);
     let mut client = Client::connect(gate.addr());
     client.send("GET / HTTP/1.0\r\n\r\n");

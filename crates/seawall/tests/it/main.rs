@@ -1,5 +1,6 @@
 //! The whole binary, from outside.
 
+mod bodies;
 mod commands;
 mod demo;
 mod docs;
