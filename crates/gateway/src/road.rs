@@ -233,7 +233,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     let absorbed = upload.borrow_mut().absorb(conn, &worker.buffers);
     if let Err(error) = absorbed {
         let error = AttemptError::from(error);
-        let refusal = error.refusal();
+        let refusal = refusal_of(worker, &error);
         return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
     }
     let way = Attempts { worker, conn, request, view, head, upload: &upload, interim: route.hedge.is_none() };
@@ -250,7 +250,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         Err(error) => {
             let end = if error.fault().who == Party::Upstream { CallEnd::Failure } else { CallEnd::Ignored };
             admitted.end(now, end, served.latency);
-            let refusal = error.refusal();
+            let refusal = refusal_of(worker, &error);
             return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
         }
     };
@@ -668,6 +668,16 @@ async fn serve_fixed(
         },
         ..Served::default()
     }
+}
+
+/// How the client is told that its request failed. What it did wrong itself is counted by kind.
+fn refusal_of(worker: &Worker, error: &AttemptError) -> Refusal {
+    match error {
+        AttemptError::BodyMalformed(malformed) => worker.metrics.malformed[*malformed as usize].one(),
+        AttemptError::BodyTimeout => worker.metrics.client_timeouts[ClientStage::Body as usize].one(),
+        _ => {}
+    }
+    error.refusal()
 }
 
 /// Answers that the request cannot be served.
