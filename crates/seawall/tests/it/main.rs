@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod gate;
 mod http;
+mod strict;
 mod up;
 
 use std::path::{Path, PathBuf};
