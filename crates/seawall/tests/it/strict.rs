@@ -227,7 +227,9 @@ fn trap_21_chunks_that_turn_wrong_half_way_cut_the_answer() {
 #[test]
 fn trap_21_bytes_that_nobody_asked_for_are_nobodys_answer() {
     const POISON: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
-    let upstream = Upstream::start(|_| Reply::ok("fine").extra(POISON));
+    // In one write with the answer: what comes later races with the next request, whoever looks.
+    let upstream =
+        Upstream::start(|_| Reply::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine{POISON}")));
     let gate = before(&upstream);
     let mut client = Client::connect(gate.addr());
     for _ in 0..3 {
