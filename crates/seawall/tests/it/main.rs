@@ -1,8 +1,12 @@
 //! The whole binary, from outside.
 
+mod bodies;
 mod commands;
 mod demo;
 mod docs;
+mod gate;
+mod http;
+mod strict;
 mod up;
 
 use std::path::{Path, PathBuf};
