@@ -2,6 +2,7 @@
 
 mod commands;
 mod docs;
+mod rough;
 mod up;
 
 use std::path::{Path, PathBuf};
