@@ -32,4 +32,5 @@ pub use lookup::{Answer, Environment, Lookup};
 pub use reference::{reference, schema};
 pub use report::{Check, Report};
 pub use source::{Position, SOURCE_BYTES_MAX, Source};
+pub use suggest::nearest;
 pub use tree::Step;

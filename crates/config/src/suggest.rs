@@ -1,7 +1,8 @@
 //! Did you mean …?
 
 /// The candidate that `text` is most likely a misspelling of, if any is near enough.
-pub(crate) fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = text.to_lowercase();
     let worst = (text.chars().count() / 3).max(1);
     candidates

@@ -296,6 +296,9 @@ impl ClientStage {
     }
 }
 
+/// A metric, and how it is read off what it describes.
+type Figure<T, V> = (&'static Metric, fn(&T) -> V);
+
 /// Writes metrics in the Prometheus text format, or in OpenMetrics.
 pub struct Exporter {
     out: String,
@@ -420,7 +423,7 @@ impl Exporter {
                 self.histogram(&REQUEST_SECONDS, &[name, "failure"], route.shards.iter().map(|s| &s.bad));
             }
         }
-        let plain: [(&Metric, fn(&RouteShard) -> u64); 3] = [
+        let plain: [Figure<RouteShard, u64>; 3] = [
             (&REQUEST_BYTES, |shard| shard.request_bytes.get()),
             (&RESPONSE_BYTES, |shard| shard.response_bytes.get()),
             (&HEDGES, |shard| shard.hedges.get()),
@@ -464,7 +467,7 @@ impl Exporter {
             self.sample(&REFUSALS, &[reason.name()], sum(&|w| w.refusals[index].get()));
         }
         self.begin(&MALFORMED);
-        for (index, malformed) in Malformed::ALL.into_iter().enumerate() {
+        for (index, malformed) in Malformed::ALL.iter().enumerate() {
             self.sample(&MALFORMED, &[malformed.name()], sum(&|w| w.malformed[index].get()));
         }
         self.begin(&CLIENT_TIMEOUTS);
@@ -494,7 +497,7 @@ impl Exporter {
 impl Exporter {
     /// The figures of listeners.
     pub(crate) fn listeners(&mut self, listeners: &[Arc<ListenerState>]) {
-        let figures: [(&Metric, fn(&ListenerState) -> u64); 3] = [
+        let figures: [Figure<ListenerState, u64>; 3] = [
             (&CONNECTIONS, |listener| listener.figures.open.load(Relaxed).into()),
             (&CONNECTIONS_MAX, |listener| listener.params.connections_max.into()),
             (&ACCEPTED, |listener| listener.figures.accepted.load(Relaxed)),
@@ -516,7 +519,7 @@ impl Exporter {
 
     /// The figures of services and their endpoints.
     pub(crate) fn services(&mut self, services: &[ServiceStatus]) {
-        let figures: [(&Metric, fn(&ServiceStatus) -> f64); 5] = [
+        let figures: [Figure<ServiceStatus, f64>; 5] = [
             (&SERVICE_PANIC, |service| f64::from(u8::from(service.panicking))),
             (&BREAKER_STATE, |service| match service.breaker.state {
                 "open" => 2.0,
@@ -533,7 +536,7 @@ impl Exporter {
                 self.sample(metric, &[&service.name], figure(service));
             }
         }
-        let figures: [(&Metric, fn(&EndpointStatus) -> f64); 3] = [
+        let figures: [Figure<EndpointStatus, f64>; 3] = [
             (&ENDPOINT_ACTIVE, |endpoint| endpoint.active.into()),
             (&ENDPOINT_REQUESTS, |endpoint| endpoint.requests as f64),
             (&ENDPOINT_FAILURES, |endpoint| endpoint.failures as f64),

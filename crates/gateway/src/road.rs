@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry};
+use policy::Rng;
 use policy::attempts::{Condition, Decision, Facts, Failure, RetryPolicyParams, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
@@ -16,17 +17,18 @@ use policy::bulkhead::Admission;
 
 use crate::answer::{After, Reason, Refusal, end_head, refuse, status_line};
 use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};
-use crate::engine::attempt::{Answer, AttemptError, Attempts, attempt};
+use crate::engine::attempt::{Answer, AttemptError, Attempts, Flight, attempt};
 use crate::engine::buffers::Buffer;
 use crate::engine::classify::{Plan, Refused, Request, classify};
 use crate::engine::conn::{Conn, poll_flush};
 use crate::engine::download::{DownloadError, Waits};
-use crate::engine::tunnel;
 use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
+use crate::engine::{probe, tunnel};
 use crate::metrics::{ClientStage, Ending};
 use crate::router::CompiledAction;
 use crate::service::View;
+use crate::snapshot::Seen;
 
 /// What the connection does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,7 @@ impl Default for Served {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "boxing the usual case would allocate for each request")]
 enum Head {
     Request(Request),
     Refused(Box<Refused>),
@@ -300,10 +303,10 @@ impl Drop for Admitted<'_> {
 /// Whether the request may go on: its customer's rate, the service's breaker, the service's bulkhead, in this order, so that
 /// what is refused cheaply is refused first.
 async fn admit<'a>(
-    worker: &'a Worker,
+    worker: &'a Rc<Worker>,
     conn: &Conn,
     request: &Request,
-    view: &'a View,
+    view: &'a Rc<Seen>,
 ) -> Result<Admitted<'a>, Reason> {
     let now = request.started;
     if request.caller_deadline.expired(now) {
@@ -340,6 +343,7 @@ async fn admit<'a>(
             return Err(Reason::BulkheadFull);
         }
     }
+    probe::send(worker, view);
     view.retry_budget.on_request(worker.id);
     request.local.snapshot.retry_budget.on_request(worker.id);
     Ok(Admitted { worker, view, permit: Cell::new(Some(permit)) })
@@ -365,7 +369,18 @@ impl Tried {
     }
 }
 
-/// Picks an endpoint whose breaker lets the attempt pass.
+/// Asks the endpoint's breaker, then takes one of its places. What both grant is the attempt's to give back.
+fn enter(worker: &Worker, view: &View, index: u32, now: Instant, rng: &mut Rng) -> Result<Permit, Reason> {
+    let target = &view.targets[index as usize];
+    let permit = target.breaker.try_enter(worker.id, now, rng).map_err(|_| Reason::BreakerOpen)?;
+    if target.endpoint.try_start(now) {
+        return Ok(permit);
+    }
+    target.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, rng);
+    Err(Reason::NoEndpoint)
+}
+
+/// Picks an endpoint whose breaker lets the attempt pass and that has room for it.
 fn pick(
     worker: &Worker,
     request: &Request,
@@ -379,7 +394,7 @@ fn pick(
     if let (Some(cookie), Some(sticky)) = (&request.sticky, &view.sticky) {
         let facts = Pick { now, key: None, tried: tried.as_slice() };
         if let Some(index) = sticky.find(cookie, &view.fleet, &facts) {
-            match view.targets[index as usize].breaker.try_enter(worker.id, now, rng) {
+            match enter(worker, view, index, now, rng) {
                 Ok(permit) => return Ok((index, permit)),
                 Err(_) => tried.push(index),
             }
@@ -388,11 +403,11 @@ fn pick(
     for _ in 0..8 {
         let facts = Pick { now, key: request.key, tried: tried.as_slice() };
         let Some(index) = view.balancer.pick(&view.fleet, &facts, rng) else { break };
-        match view.targets[index as usize].breaker.try_enter(worker.id, now, rng) {
+        match enter(worker, view, index, now, rng) {
             Ok(permit) => return Ok((index, permit)),
-            Err(_) if tried.as_slice().contains(&index) => return Err(Reason::BreakerOpen),
-            Err(_) => {
-                refused = Reason::BreakerOpen;
+            Err(reason) if tried.as_slice().contains(&index) => return Err(reason),
+            Err(reason) => {
+                refused = reason;
                 tried.push(index);
             }
         }
@@ -423,6 +438,7 @@ async fn find_answer(
         }
         let (index, permit) =
             pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
+        let flight = Flight::begin(worker, request, index, permit, now);
         tried.push(index);
         served.attempts += 1;
         metrics.attempts[(served.attempts as usize).min(4) - 1].one();
@@ -433,9 +449,9 @@ async fn find_answer(
             _ => None,
         };
         let result = match hedge_delay {
-            None => attempt(way, index, permit, served.attempts, deadline).await,
+            None => attempt(way, flight, served.attempts, deadline).await,
             Some(delay) => {
-                let first = attempt(way, index, permit, served.attempts, deadline);
+                let first = attempt(way, flight, served.attempts, deadline);
                 Box::pin(hedged(way, first, delay, deadline, &mut tried, &mut served.attempts)).await
             }
         };
@@ -528,9 +544,9 @@ async fn hedged(
     let budgets = [&*view.retry_budget, &*request.local.snapshot.retry_budget];
     // Picked before paid for, so that a hedge that has nowhere to go costs nothing.
     let Ok((index, permit)) = pick(worker, request, view, tried, now) else { return first.await };
+    let flight = Flight::begin(worker, request, index, permit, now);
     if tried.as_slice().contains(&index) || !policy::budget::try_retry_all(&budgets, now) {
-        let rng = &mut worker.rng.borrow_mut();
-        view.targets[index as usize].breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, rng);
+        drop(flight);
         return first.await;
     }
     tried.push(index);
@@ -538,7 +554,7 @@ async fn hedged(
     let metrics = request.route().metrics.shard(worker.id);
     metrics.hedges.one();
     metrics.attempts[(*attempts as usize).min(4) - 1].one();
-    let mut second = pin!(attempt(way, index, permit, *attempts, deadline));
+    let mut second = pin!(attempt(way, flight, *attempts, deadline));
     let good = |result: &Result<Answer, AttemptError>| {
         matches!(result, Ok(answer) if answer.status < 500) || matches!(result, Err(AttemptError::ClientGone))
     };
@@ -716,10 +732,8 @@ fn observe(worker: &Worker, request: &Request, served: &Served) {
     if served.response_bytes > 0 {
         shard.response_bytes.add(served.response_bytes);
     }
-    if let Some(hedge) = &route.hedge {
-        if served.ending.good() {
-            hedge.on_latency(worker.id, worker.now(), served.latency);
-        }
+    if let (Some(hedge), true) = (&route.hedge, served.ending.good()) {
+        hedge.on_latency(worker.id, worker.now(), served.latency);
     }
     if let Some(line) = &request.log {
         let random = worker.rng.borrow_mut().u32(..);

@@ -445,7 +445,6 @@ impl Gateway {
     }
 
     /// Every metric, in the Prometheus text format or in OpenMetrics.
-    #[must_use]
     pub fn export(&self, out: &mut Exporter) {
         let inner = &self.inner;
         let snapshot = inner.shared.snapshot();

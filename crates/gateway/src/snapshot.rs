@@ -1,6 +1,7 @@
 //! The configuration as workers use it: one immutable value, swapped whole.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -40,10 +41,21 @@ pub(crate) struct RouteState {
     pub(crate) split: Option<Split>,
 }
 
+/// A view as one worker holds it: counted without atomics.
+pub(crate) struct Seen(Arc<View>);
+
+impl Deref for Seen {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.0
+    }
+}
+
 /// A worker's own handle on a snapshot: counted without atomics, with the newest view of each service that it has seen.
 pub(crate) struct Local {
     pub(crate) snapshot: Arc<Snapshot>,
-    views: RefCell<Box<[Option<Rc<Arc<View>>>]>>,
+    views: RefCell<Box<[Option<Rc<Seen>>]>>,
 }
 
 impl Local {
@@ -53,12 +65,12 @@ impl Local {
     }
 
     /// The newest view of the service at `index`.
-    pub(crate) fn view(&self, index: usize) -> Rc<Arc<View>> {
+    pub(crate) fn view(&self, index: usize) -> Rc<Seen> {
         let service = &self.snapshot.services[index];
         let slot = &mut self.views.borrow_mut()[index];
         match slot {
             Some(view) if view.version == service.version() => Rc::clone(view),
-            _ => Rc::clone(slot.insert(Rc::new(service.view()))),
+            _ => Rc::clone(slot.insert(Rc::new(Seen(service.view())))),
         }
     }
 }

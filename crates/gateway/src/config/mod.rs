@@ -1,5 +1,6 @@
 //! What a user may say about the gateway. Every key has a default unless its absence makes no sense.
 
+mod check;
 mod listener;
 pub(crate) mod problem;
 mod process;
@@ -43,10 +44,4 @@ pub struct Config {
 /// The share of endpoints below which availability is thought to be misjudged, by default.
 pub(crate) fn panic_below_default() -> Ratio {
     Ratio::percent(34)
-}
-impl Config {
-    /// x
-    pub fn problems(&self) -> Vec<Problem> {
-        vec![]
-    }
 }

@@ -57,6 +57,11 @@ impl<'p> Place<'p> {
         Self { problems, path: Vec::new() }
     }
 
+    /// Takes over problems that were found elsewhere, with whole paths.
+    pub(crate) fn extend(&mut self, problems: Vec<Problem>) {
+        self.problems.extend(problems);
+    }
+
     /// The value of a key of what is here.
     pub(crate) fn at(&mut self, key: &str) -> Place<'_> {
         self.step(PathElement::Key(key.to_owned()))

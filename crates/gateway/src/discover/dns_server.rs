@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
@@ -48,7 +49,8 @@ impl DnsServer {
     pub(super) async fn asked(&self, count: u64) {
         let mut questions = self.questions.clone();
         let wanted = *questions.borrow_and_update() + count;
-        questions.wait_for(|asked| *asked >= wanted).await.unwrap();
+        let asked = questions.wait_for(|asked| *asked >= wanted);
+        tokio::time::timeout(Duration::from_secs(30), asked).await.expect("questions within 30 s").unwrap();
     }
 }
 

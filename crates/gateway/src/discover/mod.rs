@@ -30,29 +30,29 @@ use publisher::Publisher;
 
 /// One endpoint, as a source knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Discovered {
+pub(crate) struct Discovered {
     /// Unique in its set: what the user or the discovery system calls it (`cart-1.internal:8080`), or its address.
-    pub name: String,
+    pub(crate) name: String,
     /// Where it is.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Relative to the other endpoints of the set.
-    pub weight: u32,
+    pub(crate) weight: u32,
 }
 
 /// What a source knows now.
 #[derive(Clone, Debug, Default)]
-pub struct Discovery {
+pub(crate) struct Discovery {
     /// The last good set; `None` until there was one. Names are unique, and it is never empty.
-    pub set: Option<Arc<[Discovered]>>,
+    pub(crate) set: Option<Arc<[Discovered]>>,
     /// What is wrong with the source, while something is.
-    pub trouble: Option<Arc<str>>,
+    pub(crate) trouble: Option<Arc<str>>,
     /// Look-ups that failed or were refused since start.
-    pub failures: u64,
+    pub(crate) failures: u64,
 }
 
 /// A source of endpoints that has not been started.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     kind: Kind,
     publisher: Publisher,
 }
@@ -68,7 +68,7 @@ impl Source {
     /// The source that `params` of the service called `service` asks for, with all that is known without waiting for
     /// the network: addresses given as numbers, and what the file says.
     #[must_use]
-    pub fn new(service: &str, params: &config::Service) -> Self {
+    pub(crate) fn new(service: &str, params: &config::Service) -> Self {
         let (kind, what) = match params {
             config::Service { dns: Some(dns), .. } => {
                 let source = DnsSource::new(dns);
@@ -91,18 +91,18 @@ impl Source {
 
     /// What it is, for people: `list`, `dns cart.internal:8080`, `file /etc/seawall/cart.json`.
     #[must_use]
-    pub fn what(&self) -> &str {
+    pub(crate) fn what(&self) -> &str {
         self.publisher.what()
     }
 
     /// What it knows, now and whenever that changes.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Discovery> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Discovery> {
         self.publisher.subscribe()
     }
 
     /// Keeps looking until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let Self { kind, publisher } = self;
         let look = async {
             match kind {

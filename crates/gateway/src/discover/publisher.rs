@@ -43,7 +43,8 @@ impl Publisher {
         let trouble = trouble.or_else(|| set.is_empty().then(|| "the answer names no endpoint".to_owned()));
         let well = trouble.is_none();
         self.sender.send_if_modified(|now| {
-            let mut changed = false;
+            // Failures are counted by whoever listens, too.
+            let mut changed = trouble.is_some();
             if !set.is_empty() && now.set.as_deref() != Some(&*set) {
                 now.set = Some(set.into());
                 changed = true;

@@ -4,6 +4,7 @@ use std::time::Duration;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
 use model::Span;
+use proptest::prelude::*;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -25,7 +26,8 @@ impl Running {
     }
 
     async fn until(&mut self, wanted: impl FnMut(&Discovery) -> bool) -> Discovery {
-        self.discovery.wait_for(wanted).await.unwrap().clone()
+        let seen = tokio::time::timeout(Duration::from_secs(30), self.discovery.wait_for(wanted)).await;
+        seen.expect("the awaited state within 30 s").unwrap().clone()
     }
 
     /// Waits until the set is `wanted` (names, addresses and weights as [`show`] prints them).
@@ -49,6 +51,37 @@ fn show(discovery: &Discovery) -> Vec<String> {
         }
     })
     .collect()
+}
+
+proptest! {
+    /// Whatever a source answers: once there was a set, there is one; it is the last good answer; names are unique; trouble
+    /// is shown exactly while the last answer was bad, and every bad answer is counted.
+    #[test]
+    fn whatever_is_answered_the_last_good_set_stays(
+        answers in prop::collection::vec((prop::collection::vec(0..6u16, 0..5), any::<bool>()), 0..20)
+    ) {
+        let publisher = Publisher::new("cart", "test".to_owned());
+        let (mut good, mut failures) = (None, 0);
+        for (ports, trouble) in answers {
+            let found = |port: &u16| {
+                let address = SocketAddr::from(([127, 0, 0, 1], *port));
+                Discovered { name: address.to_string(), address, weight: 1 }
+            };
+            let well = publisher.report(ports.iter().map(found).collect(), trouble.then(|| "ill".to_owned()));
+            prop_assert_eq!(well, !trouble && !ports.is_empty());
+            failures += u64::from(!well);
+            if !ports.is_empty() {
+                let mut unique = Vec::new();
+                ports.iter().for_each(|port| if !unique.contains(port) { unique.push(*port) });
+                good = Some(unique);
+            }
+            let now = publisher.subscribe().borrow().clone();
+            let kept = now.set.map(|set| set.iter().map(|one| one.address.port()).collect::<Vec<_>>());
+            prop_assert_eq!(&kept, &good);
+            prop_assert_eq!(now.trouble.is_some(), !well);
+            prop_assert_eq!(now.failures, failures);
+        }
+    }
 }
 
 mod list {

@@ -27,7 +27,7 @@ use crate::codec::{
 };
 use crate::config;
 use crate::service::{Notice, Service, Target, View};
-use crate::snapshot::Local;
+use crate::snapshot::{Local, Seen};
 
 /// Why an attempt brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,7 @@ impl From<UploadError> for AttemptError {
 pub(crate) struct Flight {
     worker: Rc<Worker>,
     local: Rc<Local>,
-    view: Rc<Arc<View>>,
+    view: Rc<Seen>,
     service: usize,
     index: u32,
     permit: Permit,
@@ -134,11 +134,18 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    fn begin(worker: &Rc<Worker>, request: &Request, index: u32, permit: Permit, now: Instant) -> Self {
+    /// Takes over what [`Endpoint::try_start`](policy::Endpoint::try_start) and the breaker granted.
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        request: &Request,
+        index: u32,
+        permit: Permit,
+        now: Instant,
+    ) -> Self {
         let Plan::Forward { view, service, .. } = &request.plan else {
             unreachable!("only forwarded requests are attempted")
         };
-        let flight = Self {
+        Self {
             worker: Rc::clone(worker),
             local: Rc::clone(&request.local),
             view: Rc::clone(view),
@@ -148,9 +155,7 @@ impl Flight {
             started: now,
             verdict: Verdict::Unknown,
             latency: None,
-        };
-        flight.target().endpoint.on_start(now);
-        flight
+        }
     }
 
     pub(crate) fn target(&self) -> &Arc<Target> {
@@ -173,11 +178,6 @@ impl Flight {
     /// The body that followed a good head was cut short.
     pub(crate) fn truncated(&mut self) {
         self.verdict = Verdict::Failure;
-    }
-
-    /// From sending to the head of the answer.
-    pub(crate) fn latency(&self) -> Duration {
-        self.latency.unwrap_or_default()
     }
 }
 
@@ -223,18 +223,15 @@ pub(crate) struct Attempts<'a> {
     pub(crate) interim: bool,
 }
 
-/// Sends the request to the endpoint at `index` as attempt `number`, and waits for the head of its answer.
+/// Sends the request on its `flight` as attempt `number`, and waits for the head of its answer.
 pub(crate) async fn attempt(
     way: &Attempts<'_>,
-    index: u32,
-    permit: Permit,
+    mut flight: Flight,
     number: u32,
     deadline: Deadline,
 ) -> Result<Answer, AttemptError> {
     let worker = way.worker;
-    let now = worker.now();
-    let mut flight = Flight::begin(worker, way.request, index, permit, now);
-    let result = send_and_wait(way, &mut flight, number, deadline, now).await;
+    let result = send_and_wait(way, &mut flight, number, deadline, worker.now()).await;
     match result {
         Ok(incoming) => Ok(incoming.with(flight)),
         Err(error) => {
@@ -386,10 +383,10 @@ impl Exchange<'_, '_> {
             return Poll::Ready(answered);
         }
         self.poll_interim(cx)?;
-        if self.way.upload.borrow().arrived() {
-            if self.way.conn.poll_gone(cx, &self.way.worker.buffers).is_ready() {
-                return Poll::Ready(Err(AttemptError::ClientGone));
-            }
+        if self.way.upload.borrow().arrived()
+            && self.way.conn.poll_gone(cx, &self.way.worker.buffers).is_ready()
+        {
+            return Poll::Ready(Err(AttemptError::ClientGone));
         }
         if self.way.conn.alarm.rung() {
             let now = self.way.worker.tell_time();
@@ -718,6 +715,7 @@ impl<'b> Signals<'b> {
         let target = flight.target();
         if let Some(report) = self.load.and_then(policy::Report::parse) {
             target.endpoint.on_report(now, &report);
+            flight.view.balancer.on_probe(flight.index);
         }
         if self.lame_duck && target.endpoint.set_unavailable(policy::Unavailable::LameDuck, true) {
             flight.service().notify(Notice::LameDuck { target: target.id });

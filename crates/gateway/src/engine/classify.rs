@@ -1,7 +1,6 @@
 //! From a request's head to everything that is known about it before it is admitted.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Criticality, Deadline, Instant};
@@ -15,7 +14,7 @@ use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestH
 use crate::forwarded;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::View;
-use crate::snapshot::{Local, RouteState};
+use crate::snapshot::{Local, RouteState, Seen};
 
 /// Longest deadline that a caller may set: beyond it a number is nonsense or an attack on timers.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -58,7 +57,7 @@ pub(crate) struct Request {
 pub(crate) enum Plan {
     /// It is forwarded.
     Forward {
-        view: Rc<Arc<View>>,
+        view: Rc<Seen>,
         service: usize,
         /// The head that endpoints get, but for the fields that differ by attempt and the empty line.
         head: Buffer,

@@ -1,22 +1,19 @@
 //! Coarse timers for tens of thousands of connections: one [`Alarm`] a connection, one wheel a worker.
 //!
 //! Setting an alarm later than it stands costs two stores; the wheel finds out when it comes by. So the time-outs that
-//! nearly never expire (idle, head, attempt, progress) cost next to nothing. Granularity is [`TICK`].
+//! nearly never expire (idle, head, attempt, progress) cost next to nothing. An alarm rings up to 8.4 ms late.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
 
 use model::Instant;
 use tokio::sync::Notify;
 
 use crate::service::Clock;
 
-/// log2 of the tick's nanoseconds.
+/// log2 of the tick's nanoseconds: how much later than asked an alarm may ring.
 const TICK_SHIFT: u32 = 23;
-/// How much later than asked an alarm may ring.
-pub(crate) const TICK: Duration = Duration::from_nanos(1 << TICK_SHIFT);
 /// Slots; alarms further ahead wait in the last one and are entered anew.
 const SLOTS: u64 = 1024;
 const NOWHERE: u64 = u64::MAX;
@@ -102,7 +99,7 @@ impl Wheel {
         }
     }
 
-    /// `alarm` rings at `point`, up to one [`TICK`] late, unless it is set anew before.
+    /// `alarm` rings at `point`, up to one tick late, unless it is set anew before.
     pub(crate) fn set(&self, alarm: &Rc<Alarm>, point: Instant) {
         let due = tick_at_or_after(point);
         alarm.due.set(due);

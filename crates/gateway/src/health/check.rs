@@ -5,19 +5,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time;
 
+use crate::codec::{self, Field, FieldId, FieldStorage, Limits, Malformed, Method, Parsed};
 use crate::config::HealthCheck;
-
-/// The header by which an endpoint says, with the value `1`, that it wants no new requests.
-pub const LAME_DUCK_HEADER: &str = "seawall-lame-duck";
-
-/// An answer whose head is larger is a failure.
-const HEAD_MAX: usize = 16 * 1024;
-/// Headers of an answer; more are a failure.
-const HEADERS_MAX: usize = 64;
 
 /// What an endpoint answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// It may have requests.
     Healthy,
     /// It is well and wants no new requests.
@@ -28,9 +21,10 @@ pub enum Answer {
 
 /// Asks the endpoint at `address` once; no answer within `timeout` is a failed one.
 ///
-/// HTTP checks are GET requests of HTTP/1.1 whose `host` is the address. Any answer with [`LAME_DUCK_HEADER`] means
-/// lame duck, whatever its status; otherwise 2xx means healthy. The body is not read.
-pub async fn check(address: SocketAddr, what: &HealthCheck, timeout: Duration) -> Answer {
+/// HTTP checks are GET requests of HTTP/1.1 whose `host` is the address. Any answer with `seawall-lame-duck: 1` means lame
+/// duck, whatever its status; otherwise 2xx means healthy. The body is not read. An answer that could not be passed on
+/// to a client is a failed one.
+pub(crate) async fn check(address: SocketAddr, what: &HealthCheck, timeout: Duration) -> Answer {
     let ask = async {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
         match what {
@@ -54,33 +48,33 @@ async fn get(mut stream: TcpStream, address: SocketAddr, path: &str) -> Result<A
     loop {
         let read =
             stream.read_buf(&mut head).await.map_err(|error| format!("cannot read the answer: {error}"))?;
-        while let Some((length, status, lame_duck)) = parse(&head)? {
-            match status {
-                100..200 => drop(head.drain(..length)),
-                _ if lame_duck => return Ok(Answer::LameDuck),
-                200..300 => return Ok(Answer::Healthy),
-                _ => return Ok(Answer::Failed(format!("it answered {status}"))),
+        while let Some((length, answer)) =
+            parse(&head).map_err(|error| format!("its answer is wrong: {error}"))?
+        {
+            if let Some(answer) = answer {
+                return Ok(answer);
             }
+            head.drain(..length);
         }
         if read == 0 {
             return Err("it closed the connection before its answer was complete".to_owned());
         }
-        if head.len() > HEAD_MAX {
-            return Err(format!("its answer's head is larger than {HEAD_MAX} bytes"));
-        }
     }
 }
 
-/// The length, status and lame-duck mark of a complete head.
-fn parse(bytes: &[u8]) -> Result<Option<(usize, u16, bool)>, String> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let status = response.parse(bytes).map_err(|error| format!("its answer is no HTTP/1.1: {error}"))?;
-    let httparse::Status::Complete(length) = status else { return Ok(None) };
-    let lame_duck = response.headers.iter().any(|header| {
-        header.name.eq_ignore_ascii_case(LAME_DUCK_HEADER) && header.value.trim_ascii() == b"1"
-    });
-    Ok(Some((length, response.code.unwrap_or(0), lame_duck)))
+/// The length of a complete head, and what it says unless another one follows.
+fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<Answer>)>, Malformed> {
+    let mut storage = FieldStorage::new();
+    let parsed = codec::parse_response(bytes, &mut storage, &Limits::default(), Method::Get)?;
+    let Parsed::Complete(head) = parsed else { return Ok(None) };
+    let duck = |field: &Field<'_>| field.id == FieldId::SeawallLameDuck && field.value == b"1";
+    let answer = match head.status {
+        _ if head.is_interim() => None,
+        _ if head.fields.iter().any(duck) => Some(Answer::LameDuck),
+        200..300 => Some(Answer::Healthy),
+        status => Some(Answer::Failed(format!("it answered {status}"))),
+    };
+    Ok(Some((head.len, answer)))
 }
 
 #[cfg(test)]
@@ -101,7 +95,7 @@ mod tests {
             while !request.ends_with(b"\r\n\r\n") {
                 stream.read_buf(&mut request).await.unwrap();
             }
-            stream.write_all(answer).await.unwrap();
+            let _ = stream.write_all(answer).await;
             String::from_utf8(request).unwrap()
         });
         let answer = check(address, &HealthCheck::Http("/health?full".to_owned()), PATIENCE).await;
@@ -140,7 +134,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_head_is_refused() {
-        let head = [b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'a'; 2 * HEAD_MAX]].concat();
+        let head =
+            [b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'a'; 2 * Limits::default().head_bytes]].concat();
         let (answer, _) = ask(head.leak()).await;
         assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
     }

@@ -6,4 +6,4 @@
 
 mod check;
 
-pub use check::{Answer, LAME_DUCK_HEADER, check};
+pub(crate) use check::{Answer, check};

@@ -9,6 +9,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::services::Environment;
 use super::state::{Due, Moment, State};
 use super::{Clock, Event, Notice, Service, ServiceStatus};
 use crate::config;
@@ -39,15 +40,10 @@ pub struct Control {
 impl Control {
     /// A service at work: its first view holds every endpoint that is known without waiting, and its tasks run on
     /// `runtime`, whether that turns already or not.
-    pub(super) fn start(
-        name: &str,
-        index: usize,
-        params: config::Service,
-        env: &super::services::Environment,
-    ) -> Arc<Self> {
+    pub(super) fn start(name: &str, index: usize, params: config::Service, env: &Environment) -> Arc<Self> {
         let moment = Moment { now: env.clock.now(), at: env.clock.timestamp() };
         let params = Arc::new(params);
-        let mut state = State::new(name.into(), Arc::clone(&params), env.workers, moment.now, env.seed);
+        let mut state = State::new(name.into(), Arc::clone(&params), env.process, moment.now);
         let source = Source::new(name, &params);
         state.on_source(source.what());
         state.on_discovery(source.subscribe().borrow().clone(), moment);
@@ -77,7 +73,7 @@ impl Control {
     /// How it stands.
     #[must_use]
     pub fn status(&self) -> ServiceStatus {
-        self.state.lock().status(Arc::clone(&self.service.name), self.clock.now())
+        self.state.lock().status(&self.service.name, self.clock.now())
     }
 
     /// Its last state changes, the oldest first.
@@ -110,13 +106,20 @@ impl Control {
         if *old == *params {
             return;
         }
-        self.act(|state, moment| state.on_params(Arc::new(params.clone()), moment));
-        if (&old.endpoints, &old.dns, &old.file) != (&params.endpoints, &params.dns, &params.file) {
-            let source = Source::new(&self.service.name, params);
-            self.act(|state, moment| {
+        let moved = (&old.endpoints, &old.dns, &old.file) != (&params.endpoints, &params.dns, &params.file);
+        let source = moved.then(|| {
+            // First, so that nothing that the old source says comes after the new one's beginning.
+            self.source.lock().cancel();
+            Source::new(&self.service.name, params)
+        });
+        self.act(|state, moment| {
+            state.on_params(Arc::new(params.clone()), moment);
+            if let Some(source) = &source {
                 state.on_source(source.what());
                 state.on_discovery(source.subscribe().borrow().clone(), moment);
-            });
+            }
+        });
+        if let Some(source) = source {
             self.follow(source);
         }
     }
@@ -126,10 +129,10 @@ impl Control {
         self.stop.cancel();
     }
 
-    /// Asks `source`, and the one before no longer.
+    /// Asks `source` from now on.
     fn follow(self: &Arc<Self>, source: Source) {
         let stop = self.stop.child_token();
-        std::mem::replace(&mut *self.source.lock(), stop.clone()).cancel();
+        *self.source.lock() = stop.clone();
         let mut discovery = source.subscribe();
         let control = Arc::clone(self);
         let stopped = stop.clone();
@@ -137,7 +140,7 @@ impl Control {
             while discovery.changed().await.is_ok() {
                 let now: Discovery = discovery.borrow_and_update().clone();
                 control.act(|state, moment| {
-                    // The next source may have been put in its place since.
+                    // Looked at under the lock: another source may have been put in its place.
                     if !stopped.is_cancelled() {
                         state.on_discovery(now, moment);
                     }

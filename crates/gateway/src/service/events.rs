@@ -71,7 +71,7 @@ pub struct Event {
     #[serde(serialize_with = "as_text")]
     pub at: Timestamp,
     /// Which endpoint; none when it concerns the whole service.
-    pub endpoint: Option<Arc<str>>,
+    pub endpoint: Option<String>,
     /// What.
     pub what: What,
     /// Why, in one line.

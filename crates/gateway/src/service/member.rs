@@ -19,6 +19,10 @@ use crate::discover::Discovered;
 /// was not, its first answer says so again.
 pub(super) const LAME_DUCK_LAPSE: Duration = Duration::from_secs(30);
 
+/// Of so many checks that traffic makes needless one is sent all the same if it is an HTTP check: an endpoint may say
+/// lame duck in its health answer alone.
+const SUPPRESSED_MAX: u32 = 3;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A target, and what only its service's control task knows of it.
@@ -34,6 +38,8 @@ pub(super) struct Member {
     /// What its attempts had come to when its health was last looked at, and at the last ejection interval.
     looked: Totals,
     compared: Totals,
+    /// Checks in a row that traffic made needless.
+    suppressed: u32,
     /// The reasons that events have told of.
     shown: Vec<Shown>,
 }
@@ -70,6 +76,7 @@ impl Member {
             lapses: None,
             looked: Totals::default(),
             compared: Totals::default(),
+            suppressed: 0,
             shown: Vec::new(),
         }
     }
@@ -140,12 +147,18 @@ impl Member {
             && self.shown.iter().all(|shown| shown.reason != Unavailable::LameDuck)
     }
 
-    /// Whether real traffic has mostly succeeded since this was last asked.
-    pub(super) fn traffic_succeeds(&mut self) -> bool {
+    /// Whether the check that is due is needless, because real traffic has mostly succeeded since the last one was due.
+    pub(super) fn suppresses(&mut self, check: &config::HealthCheck) -> bool {
         let totals = self.endpoint().totals();
         let Totals { successes, failures, .. } = totals.since(self.looked);
         self.looked = totals;
-        successes > failures
+        let most = match check {
+            config::HealthCheck::Tcp => u32::MAX,
+            config::HealthCheck::Http(_) => SUPPRESSED_MAX,
+        };
+        let suppresses = successes > failures && self.endpoint().available() && self.suppressed < most;
+        self.suppressed = if suppresses { self.suppressed.saturating_add(1) } else { 0 };
+        suppresses
     }
 
     /// What it did since this was last asked.
@@ -171,7 +184,7 @@ impl Member {
             why: shown.why.clone(),
         };
         EndpointStatus {
-            name: Arc::clone(&self.name),
+            name: self.name.to_string(),
             address: self.target.address,
             weight: endpoint.weight(),
             available: endpoint.available(),

@@ -13,6 +13,10 @@ mod services;
 mod state;
 mod status;
 
+#[cfg(test)]
+mod state_tests;
+#[cfg(test)]
+mod tests;
 pub use clock::Clock;
 pub use control::Control;
 pub use events::{Event, What};

@@ -17,11 +17,19 @@ pub struct Services {
 
 /// What all services share.
 pub(super) struct Environment {
+    pub(super) process: Process,
     pub(super) clock: Clock,
-    pub(super) workers: usize,
-    pub(super) seed: u64,
     pub(super) runtime: Handle,
     pub(super) tasks: TaskTracker,
+}
+
+/// What a service's state must know of its process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process {
+    pub(super) workers: usize,
+    pub(super) seed: u64,
+    /// A hash of the host's name: who this process is among its peers, across restarts.
+    pub(super) host: u64,
 }
 
 #[derive(Default)]
@@ -46,7 +54,10 @@ impl Services {
     /// `seed` decides where balancers' turns begin and how checks are jittered, and differs from process to process.
     #[must_use]
     pub fn new(clock: Clock, workers: usize, runtime: Handle, seed: u64) -> Self {
-        let env = Environment { clock, workers, seed, runtime, tasks: TaskTracker::new() };
+        let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = policy::hash(host.trim_ascii());
+        let process = Process { workers, seed, host };
+        let env = Environment { process, clock, runtime, tasks: TaskTracker::new() };
         Self { env, live: Mutex::default() }
     }
 

@@ -1,3 +1,5 @@
+mod reload;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
@@ -11,11 +13,13 @@ use policy::bulkhead::Bulkhead;
 use policy::ejection::{Action, Decision, Ejector, Headcount};
 use policy::health::Change;
 use policy::sticky::Sticky;
+use policy::subset::SubsetParams;
 use policy::{Fleet, Rng, Unavailable, balance};
 
 use super::Places;
 use super::events::{Event, Events, What};
 use super::member::{LAME_DUCK_LAPSE, Member};
+use super::services::Process;
 use super::status::{BreakerStatus, BulkheadStatus, DiscoveryStatus, ServiceStatus, force_name};
 use super::{Notice, View};
 use crate::config;
@@ -48,6 +52,8 @@ pub(super) struct Due {
 pub(super) struct State {
     params: Arc<config::Service>,
     workers: usize,
+    /// A hash of the host's name.
+    host: u64,
     /// What sticky cookies are keyed by: the same in every process that serves this service.
     secret: u64,
     rng: Rng,
@@ -69,15 +75,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(
-        name: Arc<str>,
-        params: Arc<config::Service>,
-        workers: usize,
-        now: Instant,
-        seed: u64,
-    ) -> Self {
+    pub(super) fn new(name: Arc<str>, params: Arc<config::Service>, process: Process, now: Instant) -> Self {
+        let Process { workers, host, seed } = process;
         Self {
             workers,
+            host,
             secret: policy::hash(name.as_bytes()),
             rng: Rng::with_seed(policy::seed(seed, &name)),
             discovery: Discovery::default(),
@@ -184,7 +186,7 @@ impl State {
         let Some(set) = self.discovery.set.clone() else { return };
         let mut before: VecDeque<Member> = mem::take(&mut self.members).into();
         let (mut joined, mut changed) = (Vec::new(), false);
-        for found in subset(&self.params, &set) {
+        for found in subset(&self.params.subset, self.host, &set) {
             // Sets mostly come in the same order, so that the search ends at once.
             let known = before.iter().position(|member| member.is(found));
             let member = known.and_then(|position| {
@@ -226,50 +228,6 @@ impl State {
         }
     }
 
-    /// Other parameters. What they do not touch keeps its state; where the endpoints come from is not looked at here.
-    pub(super) fn on_params(&mut self, params: Arc<config::Service>, moment: Moment) {
-        let old = mem::replace(&mut self.params, params);
-        let (new, now, workers) = (Arc::clone(&self.params), moment.now, self.workers);
-        if new.breaker != old.breaker {
-            let force = self.breaker.forced();
-            self.breaker = Arc::new(Breaker::new(&new.breaker, workers, now));
-            self.breaker.force(force, now);
-        }
-        if new.retry_budget != old.retry_budget {
-            self.retry_budget = Arc::new(RetryBudget::new(&new.retry_budget, workers, now));
-        }
-        if new.bulkhead != old.bulkhead {
-            self.bulkhead = Arc::new(Places::new(Bulkhead::new(&new.bulkhead, workers)));
-        }
-        let rejudged = "what judges it was configured anew";
-        if new.ejection != old.ejection {
-            self.ejector = Ejector::new(&new.ejection, now);
-            self.mark_all(Unavailable::Ejected, false, rejudged, moment);
-        }
-        if new.health != old.health {
-            let checks = new.health.as_ref();
-            for member in &mut self.members {
-                member.health =
-                    checks.map(|health| policy::health::Health::new(&health.timing, now, &mut self.rng));
-                member.asking = false;
-            }
-            self.mark_all(Unavailable::Unhealthy, false, rejudged, moment);
-        }
-        let streaks = |params: &config::Service| params.ejection.consecutive_failures;
-        let reguard = new.endpoint_breaker != old.endpoint_breaker || streaks(&new) != streaks(&old);
-        for member in &mut self.members {
-            member.endpoint().set_active_max(new.active_per_endpoint);
-            if reguard {
-                member.reguard(&new, workers, now);
-            }
-        }
-        if new.subset != old.subset {
-            self.select(moment);
-        }
-        self.tell(None, What::Reconfigured, "its configuration changed".to_owned(), moment);
-        self.publish_at = now;
-    }
-
     /// A worker noticed something.
     pub(super) fn on_notice(&mut self, notice: Notice, moment: Moment) {
         let (Notice::Failing { target } | Notice::LameDuck { target }) = notice;
@@ -296,8 +254,8 @@ impl State {
             let Some(opinion) = member.health.as_ref().filter(|_| !member.asking) else { continue };
             let since = opinion.poll_timeout();
             if since <= now {
-                // Looked at once an interval: traffic that succeeds makes the check needless.
-                let suppressed = member.traffic_succeeds() && member.endpoint().available();
+                // Looked at once an interval.
+                let suppressed = member.suppresses(&health.check);
                 match &mut member.health {
                     Some(opinion) if suppressed => opinion.on_traffic_success(now, &mut self.rng),
                     _ => due.push((since, member)),
@@ -383,7 +341,7 @@ impl State {
         self.events.to_vec()
     }
 
-    pub(super) fn status(&self, name: Arc<str>, now: Instant) -> ServiceStatus {
+    pub(super) fn status(&self, name: &str, now: Instant) -> ServiceStatus {
         let Discovery { set, trouble, failures } = &self.discovery;
         let balance = serde_json::to_value(&self.params.balance).unwrap_or_default();
         let balancer = match &balance {
@@ -392,12 +350,12 @@ impl State {
             _ => String::new(),
         };
         ServiceStatus {
-            name,
+            name: name.to_owned(),
             version: self.version,
             discovery: DiscoveryStatus {
                 source: self.source.clone(),
                 known: set.as_ref().map_or(0, |set| set.len()),
-                trouble: trouble.clone(),
+                trouble: trouble.as_deref().map(str::to_owned),
                 failures: *failures,
             },
             balancer,
@@ -497,7 +455,12 @@ impl State {
     }
 
     fn tell(&mut self, endpoint: Option<Arc<str>>, what: What, why: String, moment: Moment) {
-        self.events.push(Event { at: moment.at, endpoint, what, why });
+        self.events.push(Event {
+            at: moment.at,
+            endpoint: endpoint.as_deref().map(str::to_owned),
+            what,
+            why,
+        });
     }
 
     fn index(&self, target: u64) -> Option<usize> {
@@ -515,7 +478,11 @@ impl State {
     }
 }
 
-fn subset<'a>(params: &config::Service, set: &'a [Discovered]) -> Vec<&'a Discovered> {
-    let _ = params;
-    set.iter().collect()
+/// The share of `set` that this process uses, in the set's order. `host` stands for this process's number if it has none.
+fn subset<'a>(params: &SubsetParams, host: u64, set: &'a [Discovered]) -> Vec<&'a Discovered> {
+    let client = params.client.map_or(host, u64::from);
+    let keys: Vec<u64> = set.iter().map(|found| policy::hash(found.name.as_bytes())).collect();
+    let mut chosen = policy::subset::subset(params, client, &keys);
+    chosen.sort_unstable();
+    chosen.into_iter().map(|position| &set[position]).collect()
 }

@@ -1,5 +1,4 @@
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Instant, Timestamp};
@@ -11,7 +10,7 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Debug, Serialize)]
 pub struct ServiceStatus {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: String,
     /// How many views of it were published; goes up with every change.
     pub version: u64,
     /// Where its endpoints come from.
@@ -42,7 +41,7 @@ pub struct DiscoveryStatus {
     /// Endpoints known; those in use may be a subset.
     pub known: usize,
     /// What is wrong with the source, while something is: then the last good endpoints are in use.
-    pub trouble: Option<Arc<str>>,
+    pub trouble: Option<String>,
     /// Look-ups that failed.
     pub failures: u64,
 }
@@ -83,7 +82,7 @@ pub struct BreakerStatus {
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointStatus {
     /// Its name, unique in the service.
-    pub name: Arc<str>,
+    pub name: String,
     /// Where it is.
     pub address: SocketAddr,
     /// Its configured weight.

@@ -10,14 +10,22 @@ pub(super) const PROXY_CPU: usize = 0;
 
 /// CPU of everything else: another one where there is one.
 pub(super) fn load_cpu() -> usize {
-    usize::from(std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
+    // `available_parallelism` counts only the CPUs that the calling thread is pinned to.
+    usize::from(processors().len() > 1)
+}
+
+/// The model of each CPU.
+fn processors() -> Vec<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of =
+        |line: &str| Some(line.strip_prefix("model name")?.trim_start_matches([' ', '\t', ':']).to_owned());
+    cpuinfo.lines().filter_map(of).collect()
 }
 
 /// Prints the machine, and what is built: the head of every report.
 pub(super) fn print_header(name: &str) {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let models: Vec<_> = cpuinfo.lines().filter_map(|line| line.strip_prefix("model name")).collect();
-    let model = models.first().map_or("unknown CPU", |model| model.trim_start_matches([' ', '\t', ':']));
+    let models = processors();
+    let model = models.first().map_or("unknown CPU", String::as_str);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
@@ -52,4 +60,21 @@ pub(super) fn build_seawall(features: &str, target_dir: &str) -> Result<String, 
     read(&mut crate::run::cargo(&words))?;
     let built = if features.is_empty() { crate::run::root().join("target") } else { dir };
     Ok(built.join("release/seawall").to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use testkit::sys::pin_to_cpu;
+
+    #[test]
+    fn a_pinned_thread_still_knows_the_other_cpu() {
+        let free = load_cpu();
+        let pinned = thread::spawn(move || {
+            pin_to_cpu(PROXY_CPU).unwrap();
+            load_cpu()
+        });
+        assert_eq!(pinned.join().unwrap(), free);
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use testkit::backend::Backend;
 use testkit::process::{Process, find_program};
-use testkit::sys::pin_to_cpu;
+use testkit::sys::{SIGKILL, pin_to_cpu, signal};
 use testkit::{Seawall, TempDir, free_port};
 
 use super::machine::{PROXY_CPU, load_cpu, version};
@@ -172,6 +172,16 @@ fn pinned<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
+impl Drop for Proxy {
+    /// A master that is killed leaves its workers behind: end them all.
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            // Fails only for one that has ended already.
+            let _ = signal(pid, SIGKILL);
+        }
+    }
+}
+
 impl Proxy {
     /// All its processes.
     pub(super) fn pids(&self) -> Vec<u32> {
@@ -192,18 +202,23 @@ impl Settings<'_> {
         let path = root().join("bench").join(file);
         let text =
             fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        // HAProxy asks for two descriptors per connection unless told: idle clients need one.
+        let maxconn = match self.clients {
+            ..=4000 => "maxconn 6000".to_owned(),
+            clients => format!("maxconn {}\n    no strict-limits", clients + 2000),
+        };
         Ok(text
             .replace("9001", &self.backends[0].port().to_string())
             .replace("9002", &self.backends[1].port().to_string())
             .replace(own_port, &self.addr.port().to_string())
-            .replace("maxconn 6000", &format!("maxconn {}", self.clients.max(3000) * 2))
+            .replace("maxconn 6000", &maxconn)
             .replace(
                 "worker_connections 16384",
-                &format!("worker_connections {}", self.clients.max(8192) * 2),
+                &format!("worker_connections {}", self.clients.max(14_384) + 2000),
             )
             .replace(
                 "worker_rlimit_nofile 20000",
-                &format!("worker_rlimit_nofile {}", self.clients.max(10_000) * 2),
+                &format!("worker_rlimit_nofile {}", self.clients.max(16_000) + 4000),
             ))
     }
 

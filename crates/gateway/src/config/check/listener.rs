@@ -1,0 +1,81 @@
+use model::ByteSize;
+
+use super::super::Listener;
+use super::super::problem::Place;
+use super::{not_zero, plain_name};
+use crate::codec::FIELDS_MAX;
+
+/// Largest head that any limit allows.
+pub(super) const HEAD_MAX: ByteSize = ByteSize::kib(64);
+
+pub(super) fn check(listeners: &[Listener], place: &mut Place<'_>) {
+    if listeners.is_empty() {
+        place.error("nothing listens for requests", "add a listener, such as `- address: 0.0.0.0:8080`");
+    }
+    for (index, listener) in listeners.iter().enumerate() {
+        let mut place = place.item(index);
+        check_one(listener, &mut place);
+        let earlier = listeners[..index].iter();
+        if let Some(other) = earlier.clone().find(|other| overlap(other, listener)) {
+            let message = if other.address == listener.address {
+                format!("two listeners have the address {}", listener.address)
+            } else {
+                format!("{} and {} take the same port of the same addresses", other.address, listener.address)
+            };
+            place.at("address").error(message, "give each listener a port of its own");
+        }
+        if let Some(name) = &listener.name
+            && earlier.clone().any(|other| other.name.as_ref() == Some(name))
+        {
+            place
+                .at("name")
+                .error(format!("two listeners are called `{name}`"), "give each a name of its own");
+        }
+    }
+}
+
+/// Whether one takes connections that the other one asks for. Each port 0 becomes a port of its own.
+fn overlap(a: &Listener, b: &Listener) -> bool {
+    let (a, b) = (a.address, b.address);
+    let either_any = a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || either_any)
+}
+
+fn check_one(listener: &Listener, place: &mut Place<'_>) {
+    if let Some(name) = &listener.name {
+        plain_name(&mut place.at("name"), name);
+    }
+    for (index, network) in listener.trusted.iter().enumerate() {
+        if matches!(&*network.to_string(), "0.0.0.0/0" | "::/0") {
+            let remedy = "name the networks of the proxies in front; anybody can now choose its address and its criticality";
+            place.at("trusted").item(index).warn(format!("{network} trusts everybody"), remedy);
+        }
+    }
+    if listener.connections_max == 0 {
+        let mut place = place.at("connections_max");
+        place.error("with 0 connections every client is refused", "allow some, such as 100000");
+    }
+    let timeouts = &listener.timeouts;
+    let waits = [
+        ("head", timeouts.head),
+        ("idle", timeouts.idle),
+        ("body", timeouts.body),
+        ("write", timeouts.write),
+    ];
+    not_zero(&mut place.at("timeouts"), waits);
+    let limits = &listener.limits;
+    let mut place = place.at("limits");
+    head(&mut place.at("head"), limits.head);
+    if !(1..=FIELDS_MAX).contains(&(limits.fields as usize)) {
+        let message = format!("{} is no usable limit of fields", limits.fields);
+        place.at("fields").error(message, format!("write a number from 1 to {FIELDS_MAX}"));
+    }
+}
+
+/// Reports a limit of heads that is none.
+pub(super) fn head(place: &mut Place<'_>, limit: ByteSize) {
+    if limit.get() == 0 || limit > HEAD_MAX {
+        let message = format!("{limit} is no usable limit of heads");
+        place.error(message, format!("write a size up to {HEAD_MAX}, such as 32KiB"));
+    }
+}
