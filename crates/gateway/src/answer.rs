@@ -152,6 +152,8 @@ pub(crate) enum After {
     Keep,
     /// It is closed; the client is told so.
     Close,
+    /// It is closed because this process leaves; the client is told so.
+    Leave,
 }
 
 /// Writes the answer of a refusal.
@@ -186,6 +188,7 @@ pub(crate) fn status_line(out: &mut Vec<u8>, status: u16) {
 pub(crate) fn end_head(out: &mut Vec<u8>, after: After, http11: bool) {
     out.extend_from_slice(match (after, http11) {
         (After::Close, _) => b"connection: close\r\n\r\n".as_slice(),
+        (After::Leave, _) => b"seawall-lame-duck: 1\r\nconnection: close\r\n\r\n".as_slice(),
         (After::Keep, false) => b"connection: keep-alive\r\n\r\n".as_slice(),
         (After::Keep, true) => b"\r\n".as_slice(),
     });

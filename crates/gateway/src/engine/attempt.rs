@@ -549,10 +549,10 @@ impl Exchange<'_, '_> {
 
         let dechunk = !request.http11 && head.framing == Framing::Chunked;
         let early = !self.way.upload.borrow().arrived();
-        let draining = worker.draining();
-        let after = if upgraded
+        let after = if worker.draining() {
+            After::Leave
+        } else if upgraded
             || early
-            || draining
             || dechunk
             || head.framing == Framing::UntilClose
             || conn.last_request()
@@ -614,7 +614,7 @@ impl Exchange<'_, '_> {
                 write_sticky(params, &cookie, &mut out);
             }
         }
-        if draining {
+        if after == After::Leave {
             out.extend(b"seawall-lame-duck: 1\r\n");
         }
         match (upgraded, after) {
@@ -623,7 +623,7 @@ impl Exchange<'_, '_> {
                 out.extend(head.upgrade.unwrap_or_default());
                 out.extend(b"\r\n");
             }
-            (false, After::Close) => out.extend(b"connection: close\r\n"),
+            (false, After::Close | After::Leave) => out.extend(b"connection: close\r\n"),
             (false, After::Keep) if !request.http11 => out.extend(b"connection: keep-alive\r\n"),
             (false, After::Keep) => {}
         }
