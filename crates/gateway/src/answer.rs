@@ -41,11 +41,13 @@ pub enum Reason {
     OutOfBuffers,
     /// The listener has as many connections as it may.
     TooManyConnections,
+    /// No file descriptor is left for a connection to an endpoint.
+    OutOfDescriptors,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 18] = [
+    pub const ALL: [Reason; 19] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -64,6 +66,7 @@ impl Reason {
         Self::UpstreamMalformed,
         Self::OutOfBuffers,
         Self::TooManyConnections,
+        Self::OutOfDescriptors,
     ];
 
     /// Its name in the header and in metrics.
@@ -88,6 +91,7 @@ impl Reason {
             Self::UpstreamMalformed => "upstream_malformed",
             Self::OutOfBuffers => "out_of_buffers",
             Self::TooManyConnections => "too_many_connections",
+            Self::OutOfDescriptors => "out_of_descriptors",
         }
     }
 
@@ -106,7 +110,8 @@ impl Reason {
             | Self::BulkheadFull
             | Self::NoEndpoint
             | Self::OutOfBuffers
-            | Self::TooManyConnections => 503,
+            | Self::TooManyConnections
+            | Self::OutOfDescriptors => 503,
             Self::DeadlineExceeded | Self::UpstreamTimeout => 504,
         }
     }

@@ -324,6 +324,10 @@ async fn connect(
     let result = poll_fn(|cx| {
         way.conn.alarm.wake_me(cx.waker());
         match connecting.as_mut().poll(cx) {
+            Poll::Ready(Err(error)) if worker.on_io_error(&error) => {
+                // Our shortage says nothing about the endpoint.
+                Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)))
+            }
             Poll::Ready(result) => Poll::Ready(result.map_err(AttemptError::Connect)),
             Poll::Pending if way.conn.alarm.rung() => Poll::Ready(Err(AttemptError::ConnectTimeout)),
             Poll::Pending if way.upload.borrow().arrived() => {
@@ -338,10 +342,6 @@ async fn connect(
             worker.metrics.connects.one();
             // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
             let _ = stream.set_nodelay(true);
-        }
-        Err(AttemptError::Connect(error)) => {
-            worker.metrics.connect_failures.one();
-            worker.on_io_error(error);
         }
         Err(_) => worker.metrics.connect_failures.one(),
     }
