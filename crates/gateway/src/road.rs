@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry};
 use policy::Rng;
-use policy::attempts::{Condition, Decision, Facts, Failure, RetryPolicyParams, decide};
+use policy::attempts::{Condition, Decision, Facts, Failure, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
@@ -236,8 +236,17 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         let refusal = error.refusal();
         return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
     }
-    let way = Attempts { worker, conn, request, view, head, upload: &upload, interim: route.hedge.is_none() };
-    let found = find_answer(&way, retry, &mut served).await;
+    let way = Attempts {
+        worker,
+        conn,
+        request,
+        view,
+        retry,
+        head,
+        upload: &upload,
+        interim: route.hedge.is_none(),
+    };
+    let found = find_answer(&way, &mut served).await;
     let now = worker.now();
     served.latency = now.since(request.started);
     served.request_bytes = upload.borrow().bytes;
@@ -416,12 +425,8 @@ fn pick(
 }
 
 /// Attempts until there is an answer to deliver, or nothing more to hope for.
-async fn find_answer(
-    way: &Attempts<'_>,
-    retry: &RetryPolicyParams,
-    served: &mut Served,
-) -> Result<Answer, AttemptError> {
-    let Attempts { worker, request, view, .. } = *way;
+async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, AttemptError> {
+    let Attempts { worker, request, view, retry, .. } = *way;
     let metrics = request.route().metrics.shard(worker.id);
     let mut tried = Tried::default();
     let mut free_retry = true;

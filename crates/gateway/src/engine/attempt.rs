@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
 use policy::Ended;
+use policy::attempts::RetryPolicyParams;
 use policy::breaker::{CallEnd, Permit};
 use tokio::net::TcpStream;
 
@@ -217,6 +218,7 @@ pub(crate) struct Attempts<'a> {
     pub(crate) conn: &'a Conn,
     pub(crate) request: &'a Request,
     pub(crate) view: &'a View,
+    pub(crate) retry: &'a RetryPolicyParams,
     pub(crate) head: &'a [u8],
     pub(crate) upload: &'a RefCell<Upload>,
     /// Interim answers are passed on; not while two attempts race.
@@ -267,8 +269,7 @@ async fn send_and_wait(
     now: Instant,
 ) -> Result<Incoming, AttemptError> {
     let (worker, conn, view) = (way.worker, way.conn, way.view);
-    let retry = way.request.route().params.retry.as_ref().unwrap_or(&view.params.retry);
-    let attempt_timeout = retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
+    let attempt_timeout = way.retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
@@ -634,9 +635,11 @@ impl Exchange<'_, '_> {
         let download = if upgraded {
             // Already the other protocol: passed on behind the head.
             out.extend(rest);
-            Download::new(body, out, false, &[])
+            Download::new(body, out, false, &[], None)
         } else {
-            Download::new(body, out, dechunk, rest)
+            // Neither tried again nor raced by another attempt: this is the answer.
+            let certain = self.way.interim && !self.way.retry.statuses.contains(&head.status);
+            Download::new(body, out, dechunk, rest, certain.then_some(conn))
         };
         let download = download.map_err(|error| match error {
             DownloadError::Malformed(malformed) => AttemptError::Malformed(malformed),

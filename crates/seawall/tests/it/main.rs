@@ -1,6 +1,7 @@
 //! The whole binary, from outside.
 
 mod commands;
+mod demo;
 mod docs;
 mod rough;
 mod up;
