@@ -82,6 +82,11 @@ impl Room {
     /// What a worker opens for itself and for a few listeners.
     const PER_WORKER: u64 = 8;
 
+    /// Client connections open, over all listeners, those included that were taken away since.
+    pub(crate) fn taken(&self) -> u32 {
+        self.taken.load(Relaxed)
+    }
+
     /// The room of a process that may open `limit` descriptors and has opened nothing for its listeners and workers yet.
     pub(crate) fn new(limit: u64, workers: usize) -> Self {
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);

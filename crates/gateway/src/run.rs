@@ -172,13 +172,14 @@ impl Gateway {
             workers => workers as usize,
         };
         let room = Arc::new(Room::new(descriptors, count));
+        let router = router(&config)?;
         let listeners = bind_missing(&config, &BTreeMap::new(), count, &room)?;
         let access_log = AccessLog::open(&config.access_log).map_err(BuildError::AccessLog)?;
         let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
         let control = control_runtime().map_err(BuildError::Control)?;
         let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
         let running = services.apply(&config.services);
-        let snapshot = snapshot(1, &config, running, None, count, clock)?;
+        let snapshot = snapshot(1, &config, router, running, None, count, clock);
         let buffer_bytes_max = config.limits.buffers.get();
         let shared = Arc::new(Shared::new(clock, snapshot, config.limits.idle_upstream, access_log));
         let metrics: Vec<_> = (0..count).map(|_| WorkerMetrics::new()).collect();
@@ -276,16 +277,16 @@ impl Gateway {
         for handle in &inner.workers {
             let _ = handle.commands.send(Command::Phase).await;
         }
-        tracing::info!(connections = inner.connections(), finish = %drain.finish, "draining: finishing");
+        tracing::info!(connections = inner.room.taken(), finish = %drain.finish, "draining: finishing");
         let finished = async {
-            while inner.connections() > 0 {
+            while inner.room.taken() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         tokio::select! {
             () = finished => {}
             () = tokio::time::sleep(drain.finish.get()) => {
-                tracing::warn!(connections = inner.connections(), "closing connections that did not finish in time");
+                tracing::warn!(connections = inner.room.taken(), "closing connections that did not finish in time");
             }
             () = inner.stop.cancelled() => {}
         }
@@ -339,6 +340,7 @@ impl Gateway {
         }
         let workers = inner.workers.len();
         // Whatever can fail comes first.
+        let router = router(&config)?;
         let mut fresh = bind_missing(&config, &state.listeners, workers, &inner.room)?;
         if state.config.access_log != config.access_log {
             inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
@@ -346,7 +348,7 @@ impl Gateway {
         let summary = difference(&state.config, &config, state.version + 1);
         let running = inner.services.apply(&config.services);
         let before = inner.shared.snapshot();
-        let next = snapshot(summary.version, &config, running, Some(&before), workers, inner.clock)?;
+        let next = snapshot(summary.version, &config, router, running, Some(&before), workers, inner.clock);
         inner.shared.publish(next);
         inner.shared.set_idle_upstream_max(config.limits.idle_upstream);
 
@@ -476,11 +478,6 @@ impl Gateway {
 }
 
 impl Inner {
-    fn connections(&self) -> u32 {
-        let state = self.state.lock();
-        state.listeners.values().map(|open| open.listener.state.read().figures.open.load(Relaxed)).sum()
-    }
-
     /// Gives each worker its socket.
     fn hand_out(&self, open: &mut Open) {
         for (handle, socket) in self.workers.iter().zip(open.sockets.drain(..)) {
@@ -552,18 +549,22 @@ fn listener_name(params: &config::Listener, address: SocketAddr) -> String {
     params.name.clone().unwrap_or_else(|| address.to_string())
 }
 
+/// Compiles the routes. Services are known by their position among the names, which is the order in which they run.
+fn router(config: &Config) -> Result<Router, BuildError> {
+    let index: HashMap<&str, usize> =
+        config.services.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+    Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)
+}
+
 fn snapshot(
     version: u64,
     config: &Config,
+    router: Router,
     services: Vec<Arc<Service>>,
     before: Option<&Snapshot>,
     workers: usize,
     clock: Clock,
-) -> Result<Snapshot, BuildError> {
-    let index: HashMap<&str, usize> =
-        services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect();
-    let router =
-        Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)?;
+) -> Snapshot {
     let known: HashMap<&str, _> = before
         .map(|before| before.routes.iter().map(|route| (&*route.name, route)).collect())
         .unwrap_or_default();
@@ -578,14 +579,14 @@ fn snapshot(
         || Arc::new(RetryBudget::new(&config.retry_budget, workers, now)),
         |before| Arc::clone(&before.retry_budget),
     );
-    Ok(Snapshot {
+    Snapshot {
         version,
         router,
         routes,
         services: services.into(),
         retry_budget,
         retry_budget_params: config.retry_budget.clone(),
-    })
+    }
 }
 
 fn size(config: &Config) -> String {

@@ -552,12 +552,7 @@ impl Exchange<'_, '_> {
         let early = !self.way.upload.borrow().arrived();
         let after = if worker.draining() {
             After::Leave
-        } else if upgraded
-            || early
-            || dechunk
-            || head.framing == Framing::UntilClose
-            || conn.last_request()
-        {
+        } else if upgraded || early || dechunk || head.framing == Framing::UntilClose || conn.last_request() {
             After::Close
         } else {
             request.after

@@ -139,6 +139,7 @@ fn a_request_on_a_listener_that_is_taken_away_is_finished_before_the_process_end
     Reloads::of(&seawall).put(&variant(0, upstream.addr(), more));
     seawall.signal(testkit::sys::SIGTERM);
     seawall.wait_for_line("draining: finishing");
+    assert!(client.is_quiet_for(Duration::from_millis(200)), "the connection was cut");
     gate.open();
     assert_eq!(client.response().text(), "late");
     assert!(seawall.wait().success());
@@ -227,18 +228,20 @@ fn what_was_learnt_of_endpoints_and_counted_for_routes_survives_a_reload() {
     let leaving = Upstream::start(|_| Reply::ok("bye").header("seawall-lame-duck", "1"));
     let endpoints = [good.addr(), leaving.addr()];
     let seawall = gateway(&endpoints, "");
+    let mut sent = 0.0;
     wait_until("both have been asked", PATIENCE, || {
         let _ = get(seawall.addr(), "/");
+        sent += 1.0;
         leaving.request_count() > 0
     });
     let unavailable = "seawall_gateway_endpoint_unavailable";
     let reason = format!("endpoint=\"{}\",reason=\"lame_duck\"", leaving.addr());
     seawall.wait_for_metric(unavailable, &[&reason], |value| value == 1.0);
-    let counted = seawall.metric("seawall_gateway_requests_total", &[]);
+    seawall.wait_for_metric("seawall_gateway_requests_total", &[], |counted| counted == sent);
     let asked = leaving.request_count();
     seawall.reload(&config(&endpoints, "    via: false\n    timeouts: {attempt: 7s}\n"));
     assert_eq!(seawall.metric(unavailable, &[&reason]), Some(1.0));
-    assert_eq!(seawall.metric("seawall_gateway_requests_total", &[]), counted);
+    assert_eq!(seawall.metric("seawall_gateway_requests_total", &[]), Some(sent));
     for _ in 0..20 {
         assert_eq!(get(seawall.addr(), "/").text(), "here");
     }
