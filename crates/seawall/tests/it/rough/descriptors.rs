@@ -25,7 +25,8 @@ impl Limited {
         let dir = TempDir::new("limited");
         let file = dir.write("seawall.yaml", config);
         let script = format!("ulimit -n {limit}; exec \"$0\" up \"$1\"");
-        let process = Process::start(Command::new("sh").args(["-c", &script, SEAWALL]).arg(file)).expect("sh");
+        let process =
+            Process::start(Command::new("sh").args(["-c", &script, SEAWALL]).arg(file)).expect("sh");
         let after = |marker: &str| {
             let found = process.output().find(PATIENCE, |line| line.strip_prefix(marker)?.parse().ok());
             found.unwrap_or_else(|| panic!("it does not serve:\n{}", process.output().lines().join("\n")))
@@ -36,7 +37,8 @@ impl Limited {
 
     fn metric(&self, series: &str) -> f64 {
         let mut admin = Client::connect(self.admin);
-        let text = admin.request("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").text();
+        let text =
+            admin.request("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").text();
         let values = text.lines().filter(|line| line.starts_with(series));
         values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
@@ -45,7 +47,8 @@ impl Limited {
     fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("a process");
         let fields: Vec<&str> = stat.rsplit(") ").next().expect("its fields").split(' ').collect();
-        let ticks: u64 = fields[11].parse::<u64>().expect("user") + fields[12].parse::<u64>().expect("system");
+        let ticks: u64 =
+            fields[11].parse::<u64>().expect("user") + fields[12].parse::<u64>().expect("system");
         Duration::from_millis(ticks * 10)
     }
 }
@@ -171,7 +174,8 @@ fn a_listener_with_all_the_connections_it_may_have_answers_503_and_counts() {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.contains("seawall-reason: too_many_connections\r\n"), "{answer}");
     }
-    let shed = seawall.metric("seawall_gateway_connections_shed_total", &["listener=\"door\",reason=\"limit\""]);
+    let shed =
+        seawall.metric("seawall_gateway_connections_shed_total", &["listener=\"door\",reason=\"limit\""]);
     assert_eq!(shed, Some(10.0));
     inside.iter_mut().for_each(|client| assert_eq!(client.get("/").status, 200));
     inside.pop();

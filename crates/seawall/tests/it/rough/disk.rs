@@ -41,7 +41,8 @@ fn whatever_clients_send_each_line_is_json() {
     let file = dir.path().join("access.log");
     let mut seawall = with_log(&upstream, &format!("{{to: {{file: '{}'}}}}", file.display()));
     let mut requests = vec![
-        b"GET /?q=%22%5C\"'{}<>|^` HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: \"\\\x80\xff\t{}\r\n\r\n".to_vec(),
+        b"GET /?q=%22%5C\"'{}<>|^` HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: \"\\\x80\xff\t{}\r\n\r\n"
+            .to_vec(),
         b"GET /\"},{\"a\":\"b HTTP/1.1\r\nHost: shop.example\r\n\r\n".to_vec(),
         "GET /é HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: ü\r\n\r\n".as_bytes().to_vec(),
         b"GET / HTTP/1.1\r\nHost: \"quoted\".example\r\n\r\n".to_vec(),
@@ -50,7 +51,8 @@ fn whatever_clients_send_each_line_is_json() {
     for byte in 0u8..=255 {
         let byte = &[byte][..];
         requests.push([b"GET /a", byte, b"b HTTP/1.1\r\nHost: shop.example\r\n\r\n"].concat());
-        requests.push([b"GET / HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: x", byte, b"y\r\n\r\n"].concat());
+        requests
+            .push([b"GET / HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: x", byte, b"y\r\n\r\n"].concat());
     }
     for request in &requests {
         let mut client = Client::connect(seawall.addr());
@@ -62,7 +64,10 @@ fn whatever_clients_send_each_line_is_json() {
     let lines = lines(&file);
     assert!(lines.len() > 250, "only {} lines", lines.len());
     let good = lines.iter().find(|line| line["path"] == "/good").expect("the good one");
-    assert_eq!((&good["status"], &good["outcome"], &good["route"]), (&200.into(), &"success".into(), &"/".into()));
+    assert_eq!(
+        (&good["status"], &good["outcome"], &good["route"]),
+        (&200.into(), &"success".into(), &"/".into())
+    );
 }
 
 #[test]
@@ -157,7 +162,8 @@ impl Small {
         let path = dir.path().join("small");
         fs::create_dir(&path).expect("a directory");
         let options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"];
-        let mounted = Command::new("mount").args(options).arg(&path).output().is_ok_and(|done| done.status.success());
+        let mounted =
+            Command::new("mount").args(options).arg(&path).output().is_ok_and(|done| done.status.success());
         mounted.then_some(Self(path))
     }
 }
@@ -223,7 +229,8 @@ fn a_reader_that_reads_nothing_costs_lines_and_no_request() {
     let mut output = BufReader::new(child.stdout.take().expect("piped"));
     let mut line = String::new();
     output.read_line(&mut line).expect("an address");
-    let addr: std::net::SocketAddr = line.trim().strip_prefix("listening on ").expect("an address").parse().expect("an address");
+    let addr: std::net::SocketAddr =
+        line.trim().strip_prefix("listening on ").expect("an address").parse().expect("an address");
     let stream = TcpStream::connect(addr).expect("it listens");
     let mut client = Client::over(stream).expect("a client");
     // A pipe holds 64 KiB, the queue 8192 lines: more than both.

@@ -33,14 +33,20 @@ fn assert_mentions(said: &str, wanted: &[&str]) {
 fn every_wrong_value_is_named_with_its_place_and_a_remedy() {
     let cases: [(&str, &[&str]); 6] = [
         ("services: {shop: {endpoints: ['127.0.0.1:1'], colour: red}}\n", &["seawall.yaml:1:", "colour"]),
-        ("workers: several\nservices: {shop: {endpoints: ['127.0.0.1:1']}}\n", &["seawall.yaml:1:10", "several"]),
+        (
+            "workers: several\nservices: {shop: {endpoints: ['127.0.0.1:1']}}\n",
+            &["seawall.yaml:1:10", "several"],
+        ),
         (
             "services:\n  shop: {endpoints: ['127.0.0.1:1'], panic_below: 7}\n",
             &["seawall.yaml:2:", "panic_below", "7"],
         ),
         ("services: [\n", &["seawall.yaml:"]),
         ("", &["seawall.yaml", "service"]),
-        ("drain: {finish: soon}\nservices: {shop: {endpoints: ['127.0.0.1:1']}}\n", &["seawall.yaml:1:", "soon"]),
+        (
+            "drain: {finish: soon}\nservices: {shop: {endpoints: ['127.0.0.1:1']}}\n",
+            &["seawall.yaml:1:", "soon"],
+        ),
     ];
     for (content, wanted) in cases {
         assert_mentions(&refused(content), wanted);
@@ -57,8 +63,9 @@ fn all_errors_of_a_file_are_told_at_once() {
 
 #[test]
 fn a_route_to_a_service_that_is_not_there_names_both_and_a_remedy() {
-    let said =
-        refused("services: {shop: {endpoints: ['127.0.0.1:1']}}\nroutes:\n  - service: shop\n  - {match: {path: /x}, service: shoop}\n");
+    let said = refused(
+        "services: {shop: {endpoints: ['127.0.0.1:1']}}\nroutes:\n  - service: shop\n  - {match: {path: /x}, service: shoop}\n",
+    );
     assert_mentions(&said, &["routes[1].service", "shoop"]);
 }
 
@@ -118,7 +125,9 @@ fn every_port_that_is_taken_is_named() {
 
 #[test]
 fn wrong_endpoints_on_the_command_line_are_refused() {
-    for endpoint in ["127.0.0.1", "127.0.0.1:99999", ":80", "http://127.0.0.1:80", "127.0.0.1:80 ", "a b:80", "", "-"] {
+    for endpoint in
+        ["127.0.0.1", "127.0.0.1:99999", ":80", "http://127.0.0.1:80", "127.0.0.1:80 ", "a b:80", "", "-"]
+    {
         let to = format!("--to={endpoint}");
         let output = run(&["up", &to, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         let said = text(&output.stderr);
@@ -136,7 +145,8 @@ fn wrong_endpoints_on_the_command_line_are_refused() {
 fn flags_alone_are_enough_for_several_endpoints() {
     let upstreams = [Upstream::constant("one"), Upstream::constant("two")];
     let to = format!("{},{}", upstreams[0].addr(), upstreams[1].addr());
-    let arguments = ["up", "--to", &to, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1"];
+    let arguments =
+        ["up", "--to", &to, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1"];
     let mut seawall = Seawall::try_run(SEAWALL, &arguments).expect("it serves");
     for _ in 0..20 {
         assert_eq!(get(seawall.addr(), "/").status, 200);

@@ -67,7 +67,8 @@ fn sample(line: &str) -> Sample {
         rest = &rest[1..];
     }
     let value = rest.strip_prefix(' ').unwrap_or_else(|| panic!("{line}"));
-    let value = if value == "+Inf" { f64::INFINITY } else { value.parse().unwrap_or_else(|_| panic!("{line}")) };
+    let value =
+        if value == "+Inf" { f64::INFINITY } else { value.parse().unwrap_or_else(|_| panic!("{line}")) };
     Sample { name: name.to_owned(), labels, value }
 }
 
@@ -167,9 +168,7 @@ fn both_formats_keep_their_rules() {
     let open = check(&page(&seawall, "application/openmetrics-text"), true);
     assert!(plain.len() > 50, "only {} samples", plain.len());
     // Bounds are written differently; everything else is the same.
-    let unbounded = |samples: &[Sample]| {
-        samples.iter().map(Sample::series).collect::<BTreeSet<_>>()
-    };
+    let unbounded = |samples: &[Sample]| samples.iter().map(Sample::series).collect::<BTreeSet<_>>();
     assert_eq!(unbounded(&plain), unbounded(&open));
     let odd = plain.iter().any(|sample| sample.label("route") == Some("say \"hello\" \\ back"));
     assert!(odd, "a route's name survives its escaping");
@@ -185,7 +184,9 @@ fn no_client_can_make_a_series() {
         for request in [
             format!("GET /{round}/x HTTP/1.1\r\nHost: host-{round}.example\r\n\r\n"),
             format!("BREW{round} / HTTP/1.1\r\nHost: a\r\n\r\n"),
-            format!("GET /hello?{round} HTTP/1.1\r\nHost: a\r\nUser-Agent: agent-{round}\r\nseawall-criticality: C{round}\r\n\r\n"),
+            format!(
+                "GET /hello?{round} HTTP/1.1\r\nHost: a\r\nUser-Agent: agent-{round}\r\nseawall-criticality: C{round}\r\n\r\n"
+            ),
             format!("GET / HTTP/1.1\r\nHost: a\r\nTraceparent: {round}\r\nCookie: a={round}\r\n\r\n"),
         ] {
             let _ = client.request(request);
