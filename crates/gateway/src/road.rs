@@ -201,7 +201,7 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
 /// Answers a request that was refused before it was one.
 async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> Next {
     worker.metrics.refusals[refused.refusal.reason as usize].one();
-    let after = if worker.draining() { After::Close } else { refused.after };
+    let after = if worker.draining() { After::Leave } else { refused.after };
     let mut bytes = worker.buffers.take();
     refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11);
     if !write_all(worker, conn, bytes).await {
@@ -209,7 +209,7 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
     }
     match after {
         After::Keep => Next::Idle,
-        After::Close => Next::Linger,
+        After::Close | After::Leave => Next::Linger,
     }
 }
 
@@ -621,8 +621,8 @@ async fn deliver(
             }
             served.next = match after {
                 After::Keep => Next::Idle,
-                After::Close if upload.borrow().arrived() => Next::Close,
-                After::Close => Next::Linger,
+                After::Close | After::Leave if upload.borrow().arrived() => Next::Close,
+                After::Close | After::Leave => Next::Linger,
             };
         }
         Err(DownloadError::ClientGone) => {
@@ -650,8 +650,7 @@ async fn serve_fixed(
     status: u16,
     fields: &[u8],
 ) -> Served {
-    let unread = !request.body.finished();
-    let after = if unread || worker.draining() || conn.last_request() { After::Close } else { request.after };
+    let after = after_own(worker, conn, request, !request.body.finished());
     let mut bytes = worker.buffers.take();
     status_line(&mut bytes, status);
     bytes.extend(fields);
@@ -669,7 +668,7 @@ async fn serve_fixed(
         next: match after {
             _ if !written => Next::Close,
             After::Keep => Next::Idle,
-            After::Close => Next::Linger,
+            After::Close | After::Leave => Next::Linger,
         },
         ..Served::default()
     }
@@ -698,8 +697,7 @@ async fn finish_refused(
     worker.metrics.refusals[reason as usize].one();
     // A body that has not been read to its end makes the connection useless.
     let unread = upload.map_or(!request.body.finished(), |upload| !upload.borrow().arrived());
-    let close = unread || worker.draining() || conn.last_request();
-    let after = if close { After::Close } else { request.after };
+    let after = after_own(worker, conn, request, unread);
     let mut bytes = worker.buffers.take();
     refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11);
     served.latency = worker.tell_time().since(request.started);
@@ -709,9 +707,20 @@ async fn finish_refused(
     served.next = match after {
         _ if !write_all(worker, conn, bytes).await => Next::Close,
         After::Keep => Next::Idle,
-        After::Close => Next::Linger,
+        After::Close | After::Leave => Next::Linger,
     };
     served
+}
+
+/// What the connection does after an answer of our own to a request whose body may be `unread`.
+fn after_own(worker: &Worker, conn: &Conn, request: &Request, unread: bool) -> After {
+    if worker.draining() {
+        After::Leave
+    } else if unread || conn.last_request() {
+        After::Close
+    } else {
+        request.after
+    }
 }
 
 /// Writes `bytes` to the client; answers whether it took them in time.

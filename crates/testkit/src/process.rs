@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{self, Client};
+use crate::client::Client;
 use crate::sys;
 use crate::temp::TempDir;
 use crate::wait::{PATIENCE, wait_for, wait_until};

@@ -325,6 +325,10 @@ async fn connect(
     let result = poll_fn(|cx| {
         way.conn.alarm.wake_me(cx.waker());
         match connecting.as_mut().poll(cx) {
+            Poll::Ready(Err(error)) if worker.on_io_error(&error) => {
+                // Our shortage says nothing about the endpoint.
+                Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)))
+            }
             Poll::Ready(result) => Poll::Ready(result.map_err(AttemptError::Connect)),
             Poll::Pending if way.conn.alarm.rung() => Poll::Ready(Err(AttemptError::ConnectTimeout)),
             Poll::Pending if way.upload.borrow().arrived() => {
@@ -339,10 +343,6 @@ async fn connect(
             worker.metrics.connects.one();
             // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
             let _ = stream.set_nodelay(true);
-        }
-        Err(AttemptError::Connect(error)) => {
-            worker.metrics.connect_failures.one();
-            worker.on_io_error(error);
         }
         Err(_) => worker.metrics.connect_failures.one(),
     }
@@ -550,14 +550,9 @@ impl Exchange<'_, '_> {
 
         let dechunk = !request.http11 && head.framing == Framing::Chunked;
         let early = !self.way.upload.borrow().arrived();
-        let draining = worker.draining();
-        let after = if upgraded
-            || early
-            || draining
-            || dechunk
-            || head.framing == Framing::UntilClose
-            || conn.last_request()
-        {
+        let after = if worker.draining() {
+            After::Leave
+        } else if upgraded || early || dechunk || head.framing == Framing::UntilClose || conn.last_request() {
             After::Close
         } else {
             request.after
@@ -615,7 +610,7 @@ impl Exchange<'_, '_> {
                 write_sticky(params, &cookie, &mut out);
             }
         }
-        if draining {
+        if after == After::Leave {
             out.extend(b"seawall-lame-duck: 1\r\n");
         }
         match (upgraded, after) {
@@ -624,7 +619,7 @@ impl Exchange<'_, '_> {
                 out.extend(head.upgrade.unwrap_or_default());
                 out.extend(b"\r\n");
             }
-            (false, After::Close) => out.extend(b"connection: close\r\n"),
+            (false, After::Close | After::Leave) => out.extend(b"connection: close\r\n"),
             (false, After::Keep) if !request.http11 => out.extend(b"connection: keep-alive\r\n"),
             (false, After::Keep) => {}
         }
