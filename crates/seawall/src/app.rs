@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::cli::{AdminFlag, Failure, Up};
+use crate::cli::{AdminFlag, Failure, Up, say};
 use crate::config::{self, Config, Loaded};
 use crate::status::{self, Status};
 use crate::watch::Watch;
@@ -86,6 +86,9 @@ impl Source {
                 config.workers = workers;
             }
         });
+        for warning in loaded.config().warnings() {
+            warn!(source = self.name(), warning, "accepted, but look at it");
+        }
         Ok(loaded)
     }
 
@@ -137,8 +140,8 @@ impl App {
     /// Runs until a signal ends it.
     ///
     /// # Errors
-    /// When a signal handler or the admin pages cannot be started.
-    pub async fn run(self) -> std::io::Result<()> {
+    /// When the gateway or the admin pages cannot be started.
+    async fn run(self, signals: Signals) -> std::io::Result<()> {
         let shared = self.shared;
         let mut tasks = JoinSet::new();
         if let Some(listener) = self.admin {
@@ -146,9 +149,10 @@ impl App {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
         }
-        tasks.spawn(obey_signals(Signals::new()?, Arc::clone(&shared)));
+        tasks.spawn(obey_signals(signals, Arc::clone(&shared)));
         if let Some(file) = shared.source.file.clone() {
-            tasks.spawn(follow(Watch::new(file), Arc::clone(&shared)));
+            let loaded = shared.state().in_force.hash();
+            tasks.spawn(follow(Watch::new(file, loaded), Arc::clone(&shared)));
         }
         let ran = shared.gateway.run().await;
         tasks.shutdown().await;
@@ -207,7 +211,7 @@ impl Shared {
         status.config = status::Config {
             source: self.source.name(),
             version: state.version,
-            hash: state.in_force.hash().to_owned(),
+            hash: format!("{:016x}", state.in_force.hash()),
             since: state.since.to_string(),
             refused: state.refused,
             refusal: state.refusal.clone(),
@@ -330,11 +334,15 @@ pub fn up(up: &Up) -> Result<(), Failure> {
     let app = App::build(up)?;
     let failed = |problem: std::io::Error| Failure::Runtime(format!("cannot run: {problem}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    for line in app.announce().map_err(failed)? {
-        println!("{line}");
-    }
-    if up.exit_with_parent {
-        parent::exit_with_parent();
-    }
-    runtime.block_on(app.run()).map_err(failed)
+    runtime.block_on(async {
+        // Before it says that it is there: whoever reads that may send a signal at once.
+        let signals = Signals::new().map_err(failed)?;
+        for line in app.announce().map_err(failed)? {
+            say(&line)?;
+        }
+        if up.exit_with_parent {
+            parent::exit_with_parent();
+        }
+        app.run(signals).await.map_err(failed)
+    })
 }

@@ -1,6 +1,7 @@
 //! The command line: what may be asked for, and which exit code answers.
 
 use std::fmt;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -149,29 +150,38 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(up) => app::up(&up),
         Command::Check { file, format } => check(&file, format),
-        Command::Schema => {
-            println!("{}", config::schema());
-            Ok(())
-        }
+        Command::Schema => say(&config::schema()),
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Reference { page } => {
-            print!("{}", reference::render(page));
-            Ok(())
-        }
+        Command::Reference { page } => say(reference::render(page).trim_end()),
         Command::Shop(args) => demo::shop::run(&args),
+    }
+}
+
+/// Answers on standard output. Whoever reads it may have had enough (`| head`): that is no failure.
+pub(crate) fn say(answer: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{answer}").and_then(|()| out.flush()) {
+        Err(problem) if problem.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Runtime(format!("cannot write the answer: {problem}")))
+        }
+        _ => Ok(()),
     }
 }
 
 fn check(file: &std::path::Path, format: ErrorFormat) -> Result<(), Failure> {
     match config::check(file) {
         Ok(loaded) => {
-            println!("{}: ok, {}", file.display(), loaded.summary());
-            Ok(())
+            loaded
+                .config()
+                .warnings()
+                .iter()
+                .for_each(|warning| eprintln!("warning: {}: {warning}", file.display()));
+            say(&format!("{}: ok, {}", file.display(), loaded.summary()))
         }
         Err(errors) if format == ErrorFormat::Json => {
-            println!("{}", serde_json::to_string_pretty(&errors).expect("errors are plain text"));
+            say(&serde_json::to_string_pretty(&errors).expect("errors are plain text"))?;
             Err(Failure::Input(format!("{} is not usable", file.display())))
         }
         Err(errors) => Err(Failure::Input(errors.to_string())),

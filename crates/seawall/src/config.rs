@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use gateway::config::{AccessLog, Drain, Listener, ProcessLimits, Route, Service};
+use gateway::config::{AccessLog, Drain, Listener, PathElement, ProcessLimits, Route, Service, Severity};
 use policy::budget::RetryBudgetParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -134,23 +134,48 @@ impl Config {
 
 impl ::config::Check for Config {
     fn check(&self, report: &mut ::config::Report<'_>) {
-        if self.listeners.is_empty() {
-            report.at("listeners").error(
-                "there is no listener",
-                "give one address, or leave `listeners` out for 127.0.0.1:8080",
-            );
-        }
         if self.services.is_empty() && self.routes.is_empty() {
             report.at("services").error(
                 "there is neither a service nor a route",
                 "name at least one service with its endpoints",
             );
-        } else if self.gateway().routes.is_empty() {
+            return;
+        }
+        let gateway = self.gateway();
+        if gateway.routes.is_empty() {
             report.at("routes").error(
                 "there are several services but no route",
                 "add routes that say which requests each service gets; only a file with one service may leave them out",
             );
+            return;
         }
+        for problem in gateway.problems().into_iter().filter(|problem| problem.severity == Severity::Error) {
+            at(report, &problem.path).error(problem.message, problem.remedy);
+        }
+    }
+}
+
+/// The place in the file that the gateway's part of the configuration calls `path`: they have the same root.
+fn at<'r>(report: &'r mut ::config::Report<'_>, path: &[PathElement]) -> ::config::Report<'r> {
+    let (first, rest) = match path {
+        [PathElement::Key(key), rest @ ..] => (key.as_str(), rest),
+        other => ("", other),
+    };
+    rest.iter().fold(report.at(first), |place, element| match element {
+        PathElement::Key(key) => place.key(key),
+        PathElement::Index(index) => place.index(*index),
+    })
+}
+
+impl Config {
+    /// What is accepted although somebody should look at it, a line each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let problems = self.gateway().problems().into_iter();
+        problems
+            .filter(|problem| problem.severity == Severity::Warning)
+            .map(|problem| problem.to_string())
+            .collect()
     }
 }
 
@@ -165,6 +190,18 @@ mod tests {
         assert_eq!(routes.len(), 1);
         assert_eq!(routes[0].service.as_deref(), Some("default"));
         assert_eq!(routes[0].matches, gateway::config::Match::default());
+    }
+
+    #[test]
+    fn what_the_gateway_finds_points_at_its_place_in_the_file() {
+        let file = "services:\n  cart: {endpoints: [10.0.0.1:8080]}\n  lost: {endpoints: [10.0.0.2:8080]}\nroutes:\n  \
+                    - match: {path: /cart/}\n    service: crat\n  - service: cart\n";
+        let errors = read("test.yaml", file).unwrap_err();
+        assert!(errors.to_string().starts_with("test.yaml:6:14: "), "{errors}");
+        let loaded =
+            read("test.yaml", &file.replace("crat", "cart")).unwrap_or_else(|errors| panic!("{errors}"));
+        let warnings = loaded.config().warnings();
+        assert!(matches!(warnings.as_slice(), [only] if only.starts_with("services.lost: ")), "{warnings:?}");
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! `seawall explain`.
+//! `seawall explain`: which route and policies a request would get, and why. Offline.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use gateway::config::{Action, Config, Route, Service, SplitTarget};
+use gateway::router::{Query, Router, path};
 
-use crate::cli::Failure;
+use crate::cli::{Failure, say};
 use crate::config;
 
 /// What `seawall explain` is told.
@@ -21,12 +24,342 @@ pub struct Explain {
     headers: Vec<String>,
 }
 
+/// As much of a request as routing looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The authority that is asked.
+    pub host: String,
+    /// The path, without the query.
+    pub path: String,
+    /// The query, without its `?`.
+    pub query: Option<String>,
+    /// Header fields, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// A request as the command line gives it. A `host` field has the last word on the host.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn parse(method: &str, url: &str, headers: &[String]) -> Result<Self, String> {
+        let token = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        };
+        if !token(method) {
+            return Err(format!("`{method}` is no method; expected one such as GET"));
+        }
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let rest =
+            rest.ok_or_else(|| format!("`{url}` is no URL; expected one such as http://shop.example/cart"))?;
+        let rest = rest.split('#').next().unwrap_or_default();
+        let split = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(split);
+        if authority.is_empty() || authority.contains('@') {
+            return Err(format!("`{url}` names no host; expected one such as http://shop.example/cart"));
+        }
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (target, None),
+        };
+        let fields = headers.iter().map(|field| match field.split_once(':') {
+            Some((name, value)) if token(name.trim()) => {
+                Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+            }
+            _ => Err(format!("`{field}` is no header field; expected `name: value`")),
+        });
+        let headers = fields.collect::<Result<Vec<_>, _>>()?;
+        let host = headers.iter().find(|(name, _)| name == "host").map(|(_, host)| host.clone());
+        Ok(Self {
+            method: method.to_owned(),
+            host: host.unwrap_or_else(|| authority.to_owned()),
+            path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+            query,
+            headers,
+        })
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// Prints which route takes the request, and why.
 ///
 /// # Errors
 /// When the file or the request makes no sense.
 pub fn run(args: &Explain) -> Result<(), Failure> {
-    let _ = config::check(&args.file).map_err(|e| Failure::Input(e.to_string()))?;
-    let _ = (&args.method, &args.url, &args.headers);
-    Ok(())
+    let loaded = config::check(&args.file).map_err(|errors| Failure::Input(errors.to_string()))?;
+    let request = Request::parse(&args.method, &args.url, &args.headers).map_err(Failure::Input)?;
+    say(explain(&loaded.config().gateway(), &request).map_err(Failure::Input)?.trim_end())
+}
+
+/// What the request would get, and why, for people.
+///
+/// # Errors
+/// When the gateway would refuse the request's path, or the routes are wrong.
+pub fn explain(config: &Config, request: &Request) -> Result<String, String> {
+    let index = |name: &str| config.services.keys().position(|service| service == name);
+    let router = Router::build(&config.routes, index)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let mut scratch = String::new();
+    let path = path::normalise(&request.path, &mut scratch)
+        .map_err(|bad| format!("the path `{}` would be refused with 400: {bad}", request.path))?;
+    let header = |name: &str| request.header(name).map(str::as_bytes);
+    let explanation = router.explain(&Query {
+        host: &request.host,
+        method: &request.method,
+        path,
+        query: request.query.as_deref(),
+        header: &header,
+    });
+    let mut text = explanation.to_string();
+    if let Some(winner) = &explanation.route {
+        describe(&mut text, config, &config.routes[winner.index], request);
+    }
+    Ok(text)
+}
+
+/// Methods that may be repeated without a second effect (RFC 9110, 9.2.2).
+const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+
+fn describe(text: &mut String, config: &Config, route: &Route, request: &Request) {
+    let mut line = |what: &str, says: String| {
+        let _ = writeln!(text, "{what:12} {says}");
+    };
+    let services: Vec<&str> = match route.action() {
+        Some(Action::Service(name)) => vec![name],
+        Some(Action::Split(targets)) => {
+            line("split", shares(targets));
+            targets.iter().map(|target| target.service.as_str()).collect()
+        }
+        Some(Action::Redirect(redirect)) => {
+            line("redirect", format!("{} to {}", redirect.status, redirect.to));
+            return;
+        }
+        Some(Action::Answer(answer)) => {
+            line("answer", format!("{} with {} bytes", answer.status, answer.body.len()));
+            return;
+        }
+        None => return,
+    };
+    match route.criticality {
+        Some(class) => {
+            line("criticality", format!("{class}, from the route; a trusted caller may name another"))
+        }
+        None => line(
+            "criticality",
+            format!("{}, the default; a trusted caller may name another", model::Criticality::default()),
+        ),
+    }
+    if let Some(limit) = &route.rate_limit {
+        let (rate, burst) = (limit.limit.per_sec, limit.limit.burst);
+        line("rate limit", format!("{rate} a second, {burst} at once, per {}", key(&limit.by)));
+    }
+    for name in services {
+        if let Some(service) = config.services.get(name) {
+            line("service", format!("{name}: {}, balanced by {}", source(service), word(&service.balance)));
+            let (timeout, from) = match route.timeout {
+                Some(timeout) => (timeout, "the route's timeout"),
+                None => (service.timeouts.request, "the service's timeouts.request"),
+            };
+            line(
+                "  deadline",
+                format!(
+                    "{timeout}, from {from}; a trusted caller's {} may shorten it",
+                    "seawall-deadline-ms"
+                ),
+            );
+            let (retry, from) = match &route.retry {
+                Some(retry) => (retry, "route"),
+                None => (&service.retry, "service"),
+            };
+            let repeatable = IDEMPOTENT.contains(&request.method.as_str()) || retry.non_idempotent;
+            let when =
+                if repeatable { "when one fails" } else { "only when the endpoint has certainly not acted" };
+            let each = retry.attempt_timeout.unwrap_or(service.timeouts.attempt);
+            line(
+                "  attempts",
+                format!("up to {}, {when}, each up to {each} (from the {from})", retry.attempts_max),
+            );
+            match &route.hedge {
+                Some(hedge) => {
+                    let delay = hedge.delay.map_or_else(
+                        || format!("the latency that {} of attempts stay below", percent(hedge.quantile)),
+                        |delay| delay.to_string(),
+                    );
+                    line("  hedge", format!("a second attempt after {delay}"));
+                }
+                None => line("  hedge", "never".to_owned()),
+            }
+            let bulkhead = &service.bulkhead;
+            line(
+                "  bulkhead",
+                format!("{} under way, {} waiting", bulkhead.active_max, bulkhead.waiting_max),
+            );
+            let breaker = &service.breaker;
+            line(
+                "  breaker",
+                match breaker.enabled {
+                    true => format!(
+                        "opens when {} of at least {} calls fail",
+                        percent(breaker.failure_rate),
+                        breaker.calls_min
+                    ),
+                    false => "off".to_owned(),
+                },
+            );
+        }
+    }
+}
+
+fn shares(targets: &[SplitTarget]) -> String {
+    let total: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
+    let share = |target: &SplitTarget| f64::from(target.weight) * 100.0 / (total.max(1) as f64);
+    let shares: Vec<_> =
+        targets.iter().map(|target| format!("{} {:.1} %", target.service, share(target))).collect();
+    shares.join(", ")
+}
+
+fn percent(ratio: model::Ratio) -> String {
+    format!("{} %", (ratio.get() * 1_000.0).round() / 10.0)
+}
+
+fn key(key: &policy::balance::HashKey) -> String {
+    use policy::balance::HashKey;
+    match key {
+        HashKey::Header(name) => format!("header `{name}`"),
+        HashKey::Cookie(name) => format!("cookie `{name}`"),
+        HashKey::ClientAddress => "client address".to_owned(),
+        HashKey::Path => "path".to_owned(),
+    }
+}
+
+fn source(service: &Service) -> String {
+    if let Some(dns) = &service.dns {
+        let name = dns.name.as_deref().or(dns.srv.as_deref()).unwrap_or_default();
+        return format!("endpoints from DNS ({name})");
+    }
+    if let Some(file) = &service.file {
+        return format!("endpoints from `{}`", file.path.display());
+    }
+    match service.endpoints.as_slice() {
+        [only] => only.address.clone(),
+        several => format!("{} endpoints", several.len()),
+    }
+}
+
+/// The name that a choice has in the file.
+fn word(choice: &impl serde::Serialize) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(word)) => word,
+        Ok(serde_json::Value::Object(entries)) => entries.keys().next().cloned().unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    const FILE: &str = "
+routes:
+  - name: cart-writes
+    match: {host: shop.example, path: /cart/, methods: [POST]}
+    service: cart
+    criticality: CRITICAL_PLUS
+    timeout: 2s
+    rate_limit: {by: {header: x-user}, per_sec: 5, burst: 10}
+  - name: cart
+    match: {host: shop.example, path: /cart/}
+    split: [{service: cart, weight: 9}, {service: cart-canary, weight: 1}]
+    hedge: {}
+  - name: old
+    match: {path: /old}
+    redirect: {to: /new}
+services:
+  cart: {endpoints: [10.0.0.1:8080, 10.0.0.2:8080]}
+  cart-canary: {dns: {name: canary.internal, port: 80}, balance: {ring_hash: {key: path}}, breaker: {enabled: false}}
+";
+
+    fn ask(method: &str, url: &str) -> String {
+        let loaded = config::read("test.yaml", FILE).unwrap_or_else(|errors| panic!("{errors}"));
+        let request = Request::parse(method, url, &[]).unwrap();
+        explain(&loaded.config().gateway(), &request).unwrap()
+    }
+
+    #[test]
+    fn says_route_service_policies_and_why() {
+        expect![[r#"
+            route cart-writes
+            + cart-writes (host shop.example, path /cart/): takes the request
+                method is one of POST: yes
+            - cart (host shop.example, path /cart/): it has fewer conditions
+            criticality  CRITICAL_PLUS, from the route; a trusted caller may name another
+            rate limit   5 a second, 10 at once, per header `x-user`
+            service      cart: 2 endpoints, balanced by least_loaded
+              deadline   2s, from the route's timeout; a trusted caller's seawall-deadline-ms may shorten it
+              attempts   up to 3, only when the endpoint has certainly not acted, each up to 15s (from the service)
+              hedge      never
+              bulkhead   10000 under way, 0 waiting
+              breaker    opens when 50 % of at least 20 calls fail
+        "#]].assert_eq(&ask("POST", "http://shop.example/cart/items?x=1"));
+        expect![[r#"
+            route cart
+            - cart-writes (host shop.example, path /cart/): a condition does not hold
+                method is one of POST: no
+            + cart (host shop.example, path /cart/): takes the request
+            split        cart 90.0 %, cart-canary 10.0 %
+            criticality  CRITICAL, the default; a trusted caller may name another
+            service      cart: 2 endpoints, balanced by least_loaded
+              deadline   30s, from the service's timeouts.request; a trusted caller's seawall-deadline-ms may shorten it
+              attempts   up to 3, when one fails, each up to 15s (from the service)
+              hedge      a second attempt after the latency that 95 % of attempts stay below
+              bulkhead   10000 under way, 0 waiting
+              breaker    opens when 50 % of at least 20 calls fail
+            service      cart-canary: endpoints from DNS (canary.internal), balanced by ring_hash
+              deadline   30s, from the service's timeouts.request; a trusted caller's seawall-deadline-ms may shorten it
+              attempts   up to 3, when one fails, each up to 15s (from the service)
+              hedge      a second attempt after the latency that 95 % of attempts stay below
+              bulkhead   10000 under way, 0 waiting
+              breaker    off
+        "#]].assert_eq(&ask("GET", "http://SHOP.example:8080/cart/items"));
+        expect![[r#"
+            route old
+            + old (host any host, path /old): takes the request
+            redirect     308 to /new
+        "#]]
+        .assert_eq(&ask("GET", "http://shop.example/old"));
+        expect![[r#"
+            no route
+        "#]]
+        .assert_eq(&ask("GET", "http://elsewhere.example/nothing"));
+    }
+
+    #[test]
+    fn requests_are_read_as_people_write_them() {
+        let request = |url: &str, headers: &[&str]| {
+            let headers: Vec<_> = headers.iter().map(|&field| field.to_owned()).collect();
+            Request::parse("GET", url, &headers)
+        };
+        let plain = request("http://shop.example", &[]).unwrap();
+        assert_eq!((plain.host.as_str(), plain.path.as_str(), plain.query), ("shop.example", "/", None));
+        let full = request("https://shop:8443/a/b?c=/d?e#f", &["Host: other", "X-A:  b "]).unwrap();
+        assert_eq!(
+            (full.host.as_str(), full.path.as_str(), full.query.as_deref()),
+            ("other", "/a/b", Some("c=/d?e"))
+        );
+        assert_eq!(full.header("x-a"), Some("b"));
+        assert_eq!(request("http://x?q", &[]).unwrap().path, "/");
+        for bad in ["shop.example/cart", "/cart", "", "http://", "http:///cart", "http://user@x/", "ftp://x/"]
+        {
+            assert!(request(bad, &[]).is_err(), "{bad}");
+        }
+        assert!(request("http://x/", &["no colon"]).is_err());
+        assert!(Request::parse("GE T", "http://x/", &[]).is_err());
+    }
 }

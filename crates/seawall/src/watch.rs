@@ -22,7 +22,7 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct Seen {
     look: Option<Look>,
-    content: Option<u64>,
+    content: u64,
     unsettled: bool,
 }
 
@@ -47,6 +47,11 @@ impl Look {
     }
 }
 
+/// The hash that [`Loaded::hash`](crate::config::Loaded::hash) has of the same text.
+fn hash(content: &[u8]) -> u64 {
+    policy::hash(content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content))
+}
+
 impl Seen {
     /// Takes one look; answers whether a changed content has settled.
     fn look(&mut self, path: &Path) -> bool {
@@ -62,20 +67,17 @@ impl Seen {
             return false;
         }
         self.unsettled = false;
-        let content = fs::read(path).ok().map(|bytes| policy::hash(&bytes));
-        let changed = content.is_some() && content != self.content;
-        if changed {
-            self.content = content;
-        }
-        changed
+        let Ok(content) = fs::read(path).map(|bytes| hash(&bytes)) else {
+            return false;
+        };
+        std::mem::replace(&mut self.content, content) != content
     }
 }
 
 impl Watch {
-    /// Follows `path` from what it holds now.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        let content = fs::read(&path).ok().map(|bytes| policy::hash(&bytes));
-        let seen = Seen { look: Look::at(&path), content, unsettled: false };
+    /// Follows `path` from the content that was loaded, of which `content` is the hash: what changed since then is noticed.
+    pub(crate) fn new(path: PathBuf, content: u64) -> Self {
+        let seen = Seen { look: None, content, unsettled: true };
         Self { path, seen }
     }
 
@@ -110,6 +112,11 @@ mod tests {
         }
     }
 
+    /// A watch of a file that was just loaded.
+    fn loaded(file: &Path) -> Watch {
+        Watch::new(file.to_owned(), hash(&fs::read(file).unwrap()))
+    }
+
     fn looks(watch: &mut Watch) -> [bool; 3] {
         std::array::from_fn(|_| watch.seen.look(&watch.path))
     }
@@ -119,12 +126,31 @@ mod tests {
         let directory = Directory::new("settle");
         let file = directory.0.join("seawall.yaml");
         fs::write(&file, "a").unwrap();
-        let mut watch = Watch::new(file.clone());
+        let mut watch = loaded(&file);
         assert_eq!(looks(&mut watch), [false, false, false]);
         fs::write(&file, "ab").unwrap();
         assert!(!watch.seen.look(&file), "still unsettled");
         fs::write(&file, "abc").unwrap();
         assert_eq!(looks(&mut watch), [false, true, false]);
+    }
+
+    #[test]
+    fn a_change_between_loading_and_watching_is_noticed() {
+        let directory = Directory::new("early");
+        let file = directory.0.join("seawall.yaml");
+        fs::write(&file, "a").unwrap();
+        let mut watch = loaded(&file);
+        fs::write(&file, "b").unwrap();
+        assert_eq!(looks(&mut watch), [false, true, false]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_change() {
+        let directory = Directory::new("mark");
+        let file = directory.0.join("seawall.yaml");
+        fs::write(&file, "\u{feff}workers: 1\n").unwrap();
+        let mut watch = Watch::new(file, policy::hash(b"workers: 1\n"));
+        assert_eq!(looks(&mut watch), [false, false, false]);
     }
 
     #[test]
@@ -137,7 +163,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(&one, &data).unwrap();
         let file = data.join("seawall.yaml");
-        let mut watch = Watch::new(file.clone());
+        let mut watch = loaded(&file);
         fs::write(&file, "same").unwrap();
         assert_eq!(looks(&mut watch), [false, false, false], "touched only");
         let swap = directory.0.join("..tmp");
@@ -151,7 +177,7 @@ mod tests {
         let directory = Directory::new("vanish");
         let file = directory.0.join("seawall.yaml");
         fs::write(&file, "a").unwrap();
-        let mut watch = Watch::new(file.clone());
+        let mut watch = loaded(&file);
         fs::remove_file(&file).unwrap();
         assert_eq!(looks(&mut watch), [false, false, false]);
         fs::write(&file, "b").unwrap();

@@ -11,10 +11,12 @@ pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
 pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
 pub use route::{
-    Action, Condition, FixedAnswer, HeaderChanges, Match, Redirect, Rewrite, Route, RouteRateLimit,
-    SplitTarget,
+    Action, Condition, FixedAnswer, HeaderChanges, Match, RateLimitKeys, Redirect, Rewrite, Route,
+    RouteRateLimit, SplitTarget,
 };
-pub use service::{Dns, EndpointParams, FileSd, Health, HealthCheck, Service, Sticky, UpstreamTimeouts};
+pub use service::{
+    Dns, EndpointParams, FileSd, Health, HealthCheck, HealthKeys, Service, Sticky, UpstreamTimeouts,
+};
 
 use std::collections::BTreeMap;
 

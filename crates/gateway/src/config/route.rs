@@ -147,18 +147,58 @@ pub struct HeaderChanges {
     pub add: BTreeMap<String, String>,
 }
 
-/// How much each customer of a route may ask for.
+/// How much each customer of a route may ask for, as the configuration writes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RouteRateLimit {
+#[schemars(rename = "RateLimit")]
+pub struct RateLimitKeys {
     /// What tells customers apart.
     #[serde(default = "rate_limit_key_default")]
+    pub by: HashKey,
+    /// Cost per second that each customer is granted in the long run. A request costs 1 unless it says more.
+    pub per_sec: f64,
+    /// Cost that a customer may save up and spend at once. Absent: what one second grants, and at least 1.
+    #[serde(default)]
+    pub burst: Option<f64>,
+    /// Customers told apart at a time; the least recently seen is forgotten first.
+    #[serde(default = "customers_max_default")]
+    pub customers_max: u32,
+    /// A request header, believed from trusted clients only, that says what the request costs.
+    #[serde(default)]
+    pub cost_header: Option<String>,
+}
+
+fn customers_max_default() -> u32 {
+    RateLimitParams::default().customers_max
+}
+
+/// How much each customer of a route may ask for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "RateLimitKeys", into = "RateLimitKeys")]
+#[schemars(with = "RateLimitKeys")]
+pub struct RouteRateLimit {
+    /// What tells customers apart.
     pub by: HashKey,
     /// How much each may ask for.
     pub limit: RateLimitParams,
     /// A request header, believed from trusted clients only, that says what the request costs.
-    #[serde(default)]
     pub cost_header: Option<String>,
+}
+
+impl From<RateLimitKeys> for RouteRateLimit {
+    fn from(keys: RateLimitKeys) -> Self {
+        let RateLimitKeys { by, per_sec, burst, customers_max, cost_header } = keys;
+        let limit = RateLimitParams { per_sec, burst: burst.unwrap_or(per_sec.max(1.0)), customers_max };
+        Self { by, limit, cost_header }
+    }
+}
+
+impl From<RouteRateLimit> for RateLimitKeys {
+    fn from(limit: RouteRateLimit) -> Self {
+        let RouteRateLimit { by, limit: RateLimitParams { per_sec, burst, customers_max }, cost_header } =
+            limit;
+        Self { by, per_sec, burst: Some(burst), customers_max, cost_header }
+    }
 }
 
 fn rate_limit_key_default() -> HashKey {

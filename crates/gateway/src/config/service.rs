@@ -200,9 +200,36 @@ pub struct Sticky {
     pub max_age: Option<Span>,
 }
 
+/// Active health checks, as the configuration writes them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Health")]
+pub struct HealthKeys {
+    /// Asks `GET` of this path, which must be answered 2xx. An answer with header `seawall-lame-duck: 1` means lame duck,
+    /// whatever its status. Absent: whether the endpoint accepts a connection.
+    pub path: Option<String>,
+    /// Time between checks of one endpoint; jittered so that endpoints are not asked at once.
+    pub interval: Span,
+    /// An answer later than this is a failure.
+    pub timeout: Span,
+    /// Failures in a row that make it unhealthy.
+    pub unhealthy_after: u32,
+    /// Successes in a row that make it healthy again.
+    pub healthy_after: u32,
+    /// Share of the interval by which a check may come earlier or later.
+    pub jitter: Ratio,
+}
+
+impl Default for HealthKeys {
+    fn default() -> Self {
+        Health::default().into()
+    }
+}
+
 /// Active health checks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(from = "HealthKeys", into = "HealthKeys")]
+#[schemars(with = "HealthKeys")]
 pub struct Health {
     /// What is asked.
     pub check: HealthCheck,
@@ -210,14 +237,35 @@ pub struct Health {
     pub timing: HealthParams,
 }
 
+impl From<HealthKeys> for Health {
+    fn from(keys: HealthKeys) -> Self {
+        let HealthKeys { path, interval, timeout, unhealthy_after, healthy_after, jitter } = keys;
+        Self {
+            check: path.map_or(HealthCheck::Tcp, HealthCheck::Http),
+            timing: HealthParams { interval, timeout, unhealthy_after, healthy_after, jitter },
+        }
+    }
+}
+
+impl From<Health> for HealthKeys {
+    fn from(health: Health) -> Self {
+        let HealthParams { interval, timeout, unhealthy_after, healthy_after, jitter } = health.timing;
+        let path = match health.check {
+            HealthCheck::Tcp => None,
+            HealthCheck::Http(path) => Some(path),
+        };
+        Self { path, interval, timeout, unhealthy_after, healthy_after, jitter }
+    }
+}
+
 /// What a health check asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HealthCheck {
     /// Whether it accepts a connection.
     #[default]
     Tcp,
-    /// Whether GET of this path is answered 2xx. An answer with header `seawall-lame-duck: 1`, or 503 with it, means lame duck.
+    /// Whether GET of this path is answered 2xx. An answer with header `seawall-lame-duck: 1` means lame duck, whatever its
+    /// status.
     Http(String),
 }
 

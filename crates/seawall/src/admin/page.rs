@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::status::{Breaker, Endpoint, Service, Status, count, seconds};
+use crate::status::{Breaker, Endpoint, Happened, Service, Status, count, seconds};
 
 /// Text as HTML shows it. Safe between tags and within double-quoted attributes.
 struct Text<T>(T);
@@ -185,12 +185,12 @@ fn routes(html: &mut String, status: &Status) -> fmt::Result {
     )?;
     for route in &status.routes {
         write!(html, "<tr><td class=\"name\">{}<td>{}<td>", Text(&route.name), Text(&route.action))?;
-        for (outcome, requests) in &route.requests {
+        for (outcome, requests) in route.seen() {
             write!(
                 html,
                 "<span class=\"outcome\">{} <b>{}</b></span> ",
                 Text(outcome),
-                Text(count(*requests))
+                Text(count(requests))
             )?;
         }
         html.write_str("</tr>")?;
@@ -200,27 +200,22 @@ fn routes(html: &mut String, status: &Status) -> fmt::Result {
 
 fn recent(html: &mut String, status: &Status) -> fmt::Result {
     html.write_str("<section><h2>Recent changes and events</h2><table><tbody>")?;
-    if status.changes.is_empty() && status.events.is_empty() {
-        html.write_str("<tr><td class=\"why\">Nothing yet.</tr>")?;
+    let happened = status.happened();
+    if happened.is_empty() {
+        html.write_str("<tr><td class=\"at\">Nothing yet.</tr>")?;
     }
-    for change in &status.changes {
+    for Happened { at, what, why, undo } in happened {
         write!(
             html,
-            "<tr><td class=\"at\">{}<td class=\"name\">{}<td>{}<td class=\"why\">undo: {}</tr>",
-            Text(&change.at),
-            Text(&change.who),
-            Text(&change.what),
-            Text(&change.undo),
+            "<tr><td class=\"at\">{}<td class=\"name\">{}<td class=\"what\">{}<td class=\"at\">",
+            Text(at),
+            Text(what),
+            Text(why)
         )?;
-    }
-    for event in &status.events {
-        write!(
-            html,
-            "<tr><td class=\"at\">{}<td class=\"name\">{}<td>{}<td></tr>",
-            Text(&event.at),
-            Text(&event.what),
-            Text(&event.why),
-        )?;
+        if !undo.is_empty() {
+            write!(html, "undo: {}", Text(undo))?;
+        }
+        html.write_str("</tr>")?;
     }
     html.write_str("</tbody></table></section>\n")
 }

@@ -15,7 +15,7 @@ pub type Errors = ::config::Errors;
 #[derive(Clone, Debug)]
 pub struct Loaded {
     config: Config,
-    hash: String,
+    hash: u64,
     from_outside: Vec<(String, String)>,
 }
 
@@ -52,11 +52,11 @@ pub fn schema() -> String {
 fn from_source(source: &Source, lookup: &dyn Lookup) -> Result<Loaded, Errors> {
     let recorder = Recorder { lookup, found: RefCell::default() };
     let config = ::config::load::<Config>(source, &recorder)?.value;
-    Ok(Loaded { config, hash: hash(source.text()), from_outside: recorder.found.into_inner() })
-}
-
-fn hash(text: &str) -> String {
-    format!("{:016x}", policy::hash(text.as_bytes()))
+    Ok(Loaded {
+        config,
+        hash: policy::hash(source.text().as_bytes()),
+        from_outside: recorder.found.into_inner(),
+    })
 }
 
 /// Remembers what came from outside the file, so that it can be left out of what is shown.
@@ -106,10 +106,10 @@ impl Loaded {
         &self.config
     }
 
-    /// A hash of the file's text, to compare machines by.
+    /// A hash of the file's text without a byte order mark, to compare machines by.
     #[must_use]
-    pub fn hash(&self) -> &str {
-        &self.hash
+    pub fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// Changes what the command line has the last word on.

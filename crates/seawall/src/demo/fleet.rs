@@ -180,30 +180,37 @@ async fn tell(endpoint: SocketAddr, fault: Fault) -> Result<(), Failure> {
 
 /// The whole difference between the two sides.
 fn config_text(side: Side, endpoints: impl Fn(Shelf) -> Vec<SocketAddr>) -> String {
-    let policies = match side {
-        Side::Seawall => SEAWALL,
-        Side::Plain => PLAIN,
+    let (policies, hedge) = match side {
+        Side::Seawall => (SEAWALL, HEDGE),
+        Side::Plain => (PLAIN, ""),
     };
     let mut text =
         "listeners: [{address: '127.0.0.1:0'}]\nadmin: {enabled: false}\nworkers: 1\nroutes:\n".to_owned();
     for shelf in Shelf::ALL {
         let name = shelf.name();
-        text.push_str(&format!("  - match: {{path: /{name}/}}\n    service: {name}\n"));
+        let hedge = if shelf == Shelf::Catalog { hedge } else { "" };
+        text += &format!("  - match: {{path: /{name}/}}\n    service: {name}\n{hedge}");
     }
-    text.push_str("services:\n");
+    text += "services:\n";
     for shelf in Shelf::ALL {
         let addresses: Vec<String> = endpoints(shelf).iter().map(|address| format!("'{address}'")).collect();
-        text.push_str(&format!("  {}:\n    endpoints: [{}]\n", shelf.name(), addresses.join(", ")));
-        text.push_str(policies);
+        text += &format!("  {}:\n    endpoints: [{}]\n{policies}", shelf.name(), addresses.join(", "));
     }
     text
 }
 
-/// Defaults, but for spans: the demo's phases last seconds where real outages last minutes.
-const SEAWALL: &str = "    timeouts: {connect: 250ms, attempt: 750ms, request: 950ms}
-    health: {check: {http: /-/health}, timing: {interval: 500ms, timeout: 250ms}}
-    ejection: {interval: 1s, calls_min: 20, time_base: 2s}
+/// The defaults, with spans and counts for phases that last seconds where real outages last minutes, and a bound on what is
+/// under way at a service.
+const SEAWALL: &str = "    timeouts: {connect: 250ms, attempt: 950ms, request: 950ms}
+    health: {path: /-/health, interval: 500ms, timeout: 250ms}
+    ejection: {interval: 1s, calls_min: 5, time_base: 2s}
     slow_start: {window: 2s}
+    bulkhead: {active_max: 20}
+    retry_budget: {burst: 10}
+";
+
+/// Reads may be asked twice.
+const HEDGE: &str = "    hedge: {delay: 60ms}
 ";
 
 /// Round robin and nothing else.

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, say};
 use figures::Figures;
 use fleet::{Copy, Side};
 use script::{SCRIPT, Step};
@@ -48,12 +49,13 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let failed = |problem: std::io::Error| Failure::Runtime(format!("cannot run the demo: {problem}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
+        // Listened for from the beginning, so that an early signal cleans up too.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         tokio::select! {
             outcome = play(args) => outcome,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.map_err(failed)?;
-                Err(Failure::Runtime("interrupted".to_owned()))
-            }
+            _ = interrupt.recv() => Err(Failure::Runtime("interrupted".to_owned())),
+            _ = terminate.recv() => Err(Failure::Runtime("terminated".to_owned())),
         }
     })
 }
@@ -72,7 +74,7 @@ async fn play(args: &DemoArgs) -> Result<(), Failure> {
     }
     let wide = crossterm::terminal::size().is_ok_and(|(columns, _)| columns >= view::WIDTH);
     if !args.json {
-        println!("{}", view::explanation());
+        say(&view::explanation())?;
         if std::io::stdout().is_terminal() && wide {
             let live = view::Live::new(std::io::stdout())
                 .map_err(|problem| Failure::Runtime(format!("cannot draw: {problem}")))?;
@@ -99,13 +101,10 @@ async fn play(args: &DemoArgs) -> Result<(), Failure> {
     users.shutdown().await;
     let [ours, theirs] = [lock(&figures[0]), lock(&figures[1])];
     if args.json {
-        let report =
-            serde_json::to_string_pretty(&view::report([&ours, &theirs])).expect("a report is plain data");
-        println!("{report}");
+        say(&serde_json::to_string_pretty(&view::report([&ours, &theirs])).expect("a report is plain data"))
     } else {
-        println!("{}", view::table([&ours, &theirs], SCRIPT.len(), std::io::stdout().is_terminal()));
+        say(&view::table([&ours, &theirs], SCRIPT.len(), std::io::stdout().is_terminal()))
     }
-    Ok(())
 }
 
 /// The same thing happens to both copies.

@@ -106,26 +106,26 @@ use Shelf::{Cart, Catalog, Checkout};
 use Which::{All, Nth};
 
 pub(super) const SCRIPT: [Phase; 7] = [
-    Phase { name: "all is well", what: "nothing is wrong", millis: 6_000, millis_fast: 2_000, steps: &[] },
+    Phase { name: "all is well", what: "nothing is wrong", millis: 6_000, millis_fast: 1_500, steps: &[] },
     Phase {
         name: "one dies",
         what: "one of 4 catalog endpoints is killed, and comes back at the end",
         millis: 10_000,
-        millis_fast: 2_500,
+        millis_fast: 2_000,
         steps: &[step(0.0, Catalog, Nth(0), Die), step(0.9, Catalog, Nth(0), Restart)],
     },
     Phase {
         name: "one is slow",
         what: "one of 4 catalog endpoints answers 400 ms late",
         millis: 10_000,
-        millis_fast: 2_500,
+        millis_fast: 2_000,
         steps: &[step(0.0, Catalog, Nth(1), Slow), step(0.9, Catalog, Nth(1), Heal)],
     },
     Phase {
         name: "one fails fast",
         what: "one of 3 cart endpoints answers 500 at once",
         millis: 10_000,
-        millis_fast: 2_500,
+        millis_fast: 2_000,
         steps: &[step(0.0, Cart, Nth(0), FailFast), step(0.9, Cart, Nth(0), Heal)],
     },
     Phase {
@@ -135,28 +135,28 @@ pub(super) const SCRIPT: [Phase; 7] = [
         millis_fast: 3_000,
         steps: &[
             step(0.00, Checkout, Nth(0), LameDuck),
-            step(0.12, Checkout, Nth(0), Die),
-            step(0.20, Checkout, Nth(0), Restart),
+            step(0.20, Checkout, Nth(0), Die),
+            step(0.28, Checkout, Nth(0), Restart),
             step(0.32, Checkout, Nth(1), LameDuck),
-            step(0.44, Checkout, Nth(1), Die),
-            step(0.52, Checkout, Nth(1), Restart),
+            step(0.52, Checkout, Nth(1), Die),
+            step(0.60, Checkout, Nth(1), Restart),
             step(0.64, Checkout, Nth(2), LameDuck),
-            step(0.76, Checkout, Nth(2), Die),
-            step(0.84, Checkout, Nth(2), Restart),
+            step(0.84, Checkout, Nth(2), Die),
+            step(0.92, Checkout, Nth(2), Restart),
         ],
     },
     Phase {
         name: "brown-out",
         what: "the whole catalog can do half of what is asked of it",
         millis: 10_000,
-        millis_fast: 3_000,
+        millis_fast: 5_000,
         steps: &[step(0.0, Catalog, All, BrownOut)],
     },
     Phase {
         name: "afterwards",
         what: "the catalog is well again; whatever is queued there is still in the way",
         millis: 8_000,
-        millis_fast: 2_500,
+        millis_fast: 2_000,
         steps: &[step(0.0, Catalog, All, Heal)],
     },
 ];

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::cli::Failure;
@@ -27,7 +27,7 @@ pub struct ShopArgs {
     /// Milliseconds of work per request.
     #[arg(long)]
     work_ms: u64,
-    /// Whether it announces that it is a lame duck, and drops requests whose deadline has passed.
+    /// Whether it announces that it is a lame duck, and drops work that nobody waits for any more.
     #[arg(long)]
     cooperative: bool,
 }
@@ -79,10 +79,24 @@ impl Places {
     }
 
     async fn hold(&self, work: impl Future<Output = ()>) {
-        let place = self.free.acquire().await.expect("never closed");
+        let permit = self.free.acquire().await.expect("never closed");
+        let _place = Place { places: self, permit: Some(permit) };
         work.await;
-        if self.repay() {
-            place.forget();
+    }
+}
+
+/// A place that is held; given back or taken away when dropped, so also when the work is broken off.
+struct Place<'p> {
+    places: &'p Places,
+    permit: Option<SemaphorePermit<'p>>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && self.places.repay()
+        {
+            permit.forget();
         }
     }
 }
@@ -115,8 +129,20 @@ pub fn run(args: &ShopArgs) -> Result<(), Failure> {
     })
 }
 
-/// A port that was just given up may be lent to an outgoing connection for a moment.
+/// Ports below those that the system lends to outgoing connections, so that nobody takes an endpoint's port while it is down.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Takes the port, or any when it is 0. A port that was just given up may take a moment to come free.
 async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    if address.port() == 0 {
+        // Endpoints that start at once begin their search at different places.
+        let first = std::process::id() as usize % PORTS.len();
+        for port in PORTS.cycle().skip(first).take(PORTS.len()) {
+            if let Ok(listener) = TcpListener::bind((address.ip(), port)).await {
+                return Ok(listener);
+            }
+        }
+    }
     let give_up = Instant::now() + BIND_PATIENCE;
     loop {
         match TcpListener::bind(address).await {
@@ -142,7 +168,10 @@ impl Shop {
         let mut stream = BufReader::new(stream);
         // Whatever goes wrong with a connection ends that connection.
         while let Ok(Some(head)) = read_head(&mut stream).await {
-            let answer = self.answer(&head).await;
+            let answer = tokio::select! {
+                answer = self.answer(&head) => answer,
+                () = gone(&mut stream), if self.cooperative => return,
+            };
             if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
@@ -163,15 +192,14 @@ impl Shop {
         }
         let arrived = Instant::now();
         let deadline = head.deadline.filter(|_| self.cooperative).map(|left| arrived + left);
-        let expired = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let mut dropped = false;
         self.places
             .hold(async {
-                // Work that nobody waits for any more is not begun.
-                dropped = expired();
+                let work = self.work + Duration::from_millis(self.slow_ms.load(Relaxed));
+                // Work that would come too late is not begun.
+                dropped = deadline.is_some_and(|deadline| Instant::now() + work > deadline);
                 if !dropped {
-                    let slow = Duration::from_millis(self.slow_ms.load(Relaxed));
-                    tokio::time::sleep(self.work + slow).await;
+                    tokio::time::sleep(work).await;
                 }
             })
             .await;
@@ -203,6 +231,14 @@ impl Shop {
         let lame_duck = if self.lame_duck.load(Relaxed) { "seawall-lame-duck: 1\r\n" } else { "" };
         let length = body.len();
         format!("HTTP/1.1 {status} {reason}\r\ncontent-length: {length}\r\n{lame_duck}\r\n{body}")
+    }
+}
+
+/// Waits until the client is gone. A client that sends the next request already is not.
+async fn gone(stream: &mut BufReader<TcpStream>) {
+    match stream.fill_buf().await {
+        Ok([]) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
     }
 }
 
@@ -254,6 +290,13 @@ mod tests {
             assert_eq!(places.free.available_permits(), 0);
             places.set(3);
             assert_eq!(places.free.available_permits(), 3);
+
+            tokio::select! {
+                biased;
+                () = places.hold(std::future::pending()) => unreachable!("it never ends"),
+                () = async { places.set(0) } => {}
+            }
+            assert_eq!((places.free.available_permits(), places.excess.load(Relaxed)), (0, 0), "broken off");
         });
     }
 }

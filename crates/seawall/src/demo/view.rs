@@ -71,8 +71,10 @@ pub(super) fn explanation() -> String {
     format!(
         "Two copies of one shop, 10 processes each, {RATE} requests a second to each; users give up after {} s.\n\
          success: answered 200 in time. p50, p99: of the successful ones.\n\
-         with Seawall: default policies, with spans shortened to the demo's; endpoints announce that they leave.\n\
-         round robin: the same program with retries, ejection, health checks and breakers off.\n",
+         with Seawall: the default policies scaled to the demo's size, a bulkhead of 20, hedged reads;\n\
+         its endpoints cooperate: they announce that they leave, and drop work that nobody waits for.\n\
+         round robin: the same program with retries, ejection, health checks and breakers off.\n\
+         `--show-config` prints the first one's file.\n",
         PATIENCE.as_secs()
     )
 }

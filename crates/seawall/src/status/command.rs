@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Status, render};
-use crate::cli::Failure;
+use crate::cli::{Failure, say};
 use crate::http::Connection;
 
 /// What `seawall status` is told.
@@ -45,8 +45,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     loop {
         let body = runtime.block_on(fetch(host))?;
         if args.json {
-            println!("{}", body.trim_end());
-            return Ok(());
+            return say(body.trim_end());
         }
         let status: Status = serde_json::from_str(&body).map_err(|problem| {
             Failure::Runtime(format!("what answers at http://{host}/api/status is no Seawall: {problem}"))

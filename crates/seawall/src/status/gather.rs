@@ -10,11 +10,6 @@ use super::shape::{
 /// Everything that the gateway knows, as of `now`. What the application knows (its file, its changes) is the caller's to add.
 #[must_use]
 pub fn gather(gateway: &gateway::Status, now: Timestamp) -> Status {
-    let connections = gateway.listeners.iter().map(|listener| Limit {
-        name: format!("connections of {}", listener.name),
-        used: listener.connections.into(),
-        max: listener.connections_max.into(),
-    });
     let buffers =
         Limit { name: "buffer bytes".to_owned(), used: gateway.buffer_bytes, max: gateway.buffer_bytes_max };
     Status {
@@ -37,7 +32,7 @@ pub fn gather(gateway: &gateway::Status, now: Timestamp) -> Status {
                     .collect(),
             })
             .collect(),
-        limits: connections.chain([buffers]).collect(),
+        limits: vec![buffers],
         changes: gateway.changes.iter().rev().map(change).collect(),
         events: gateway
             .events

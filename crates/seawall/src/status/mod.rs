@@ -11,5 +11,5 @@ pub use shape::{
     Breaker, Budget, Bulkhead, Change, Config, Endpoint, Event, Limit, Listener, Reason, Route, Service,
     Status,
 };
-pub(crate) use shape::{count, seconds};
+pub(crate) use shape::{Happened, count, seconds};
 pub use table::render;

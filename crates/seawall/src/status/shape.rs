@@ -227,6 +227,46 @@ impl Endpoint {
     }
 }
 
+impl Route {
+    /// Outcomes that requests have had.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.requests
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(outcome, count)| (outcome.as_str(), *count))
+    }
+}
+
+/// A change or an event, as one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Happened<'s> {
+    /// When.
+    pub(crate) at: &'s str,
+    /// Who, or what it happened to.
+    pub(crate) what: &'s str,
+    /// What, or why.
+    pub(crate) why: &'s str,
+    /// How to take it back; empty for what happened by itself.
+    pub(crate) undo: &'s str,
+}
+
+impl Status {
+    /// Changes and events together, newest first.
+    pub(crate) fn happened(&self) -> Vec<Happened<'_>> {
+        let changes = self.changes.iter().map(|one| Happened {
+            at: &one.at,
+            what: &one.who,
+            why: &one.what,
+            undo: &one.undo,
+        });
+        let events =
+            self.events.iter().map(|one| Happened { at: &one.at, what: &one.what, why: &one.why, undo: "" });
+        let mut happened: Vec<_> = changes.chain(events).collect();
+        happened.sort_by(|a, b| b.at.cmp(a.at));
+        happened
+    }
+}
+
 impl Service {
     /// Endpoints that get new requests.
     #[must_use]

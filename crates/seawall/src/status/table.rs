@@ -109,25 +109,18 @@ pub fn render(status: &Status) -> String {
 
     let mut rows = vec![heading(["ROUTE", "TO", "REQUESTS"])];
     rows.extend(status.routes.iter().map(|route| {
-        let outcomes: Vec<String> = route
-            .requests
-            .iter()
-            .map(|(outcome, requests)| format!("{outcome} {}", count(*requests)))
-            .collect();
+        let outcomes: Vec<String> =
+            route.seen().map(|(outcome, requests)| format!("{outcome} {}", count(requests))).collect();
         row([route.name.clone(), route.action.clone(), outcomes.join(", ")])
     }));
     let _ = write!(text, "\n{}", columns(&rows, &[]));
 
-    let happened = status
-        .changes
-        .iter()
-        .map(|change| (&change.at, format!("{}: {}", change.who, change.what)))
-        .chain(status.events.iter().map(|event| (&event.at, format!("{}: {}", event.what, event.why))));
-    let mut happened: Vec<_> = happened.collect();
-    happened.sort_by(|a, b| b.0.cmp(a.0));
+    let happened = status.happened();
     if !happened.is_empty() {
         text.push_str("\nRECENTLY\n");
-        let rows: Vec<_> = happened.into_iter().take(10).map(|(at, what)| row([at.clone(), what])).collect();
+        let lately = happened.into_iter().take(10);
+        let rows: Vec<_> =
+            lately.map(|one| row([one.at.to_owned(), format!("{}: {}", one.what, one.why)])).collect();
         text.push_str(&columns(&rows, &[]));
     }
     text
@@ -186,8 +179,8 @@ mod tests {
             LISTENER  ADDRESS     CONNECTIONS
             web       0.0.0.0:80  7 of 100.0k
 
-            SERVICE  UP      BREAKER  RETRIES LEFT  ACTIVE  WAITING  REFUSED  BALANCE
-            cart     1 of 2  closed         0 of 0       0        0        0  least_loaded
+            SERVICE  UP      BREAKER  RETRIES LEFT  ACTIVE  WAITING  OPENED  BALANCE
+            cart     1 of 2  closed         0 of 0       0        0       0  least_loaded
 
             SERVICE  ENDPOINT       STATE    ACTIVE  ATTEMPTS  FAILED  LATENCY  WHY
             cart     10.0.0.1:8080  up            3     12.3k       0   4.2 ms

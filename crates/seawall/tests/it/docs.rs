@@ -78,3 +78,38 @@ fn no_link_inside_the_documentation_leads_nowhere() {
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+#[test]
+fn every_reason_of_a_refusal_is_documented() {
+    let page = std::fs::read_to_string(root().join("docs/guides/observability.md")).expect("readable");
+    for reason in gateway::Reason::ALL {
+        let row = page
+            .lines()
+            .find(|line| line.starts_with("| `") && line.contains(&format!("`{}`", reason.name())));
+        let row = row.unwrap_or_else(|| panic!("`{}` is not documented", reason.name()));
+        assert!(
+            row.contains(&format!("| {} |", reason.status())),
+            "`{}` answers {}: {row}",
+            reason.name(),
+            reason.status()
+        );
+    }
+}
+
+#[test]
+fn every_metric_that_the_guides_name_exists() {
+    let reference = crate::text(&crate::run(&["reference", "metrics"]).stdout);
+    let mut pages = Vec::new();
+    collect(&root().join("docs/guides"), "md", &mut pages);
+    let mut named = 0;
+    for page in pages {
+        let markdown = std::fs::read_to_string(&page).expect("readable");
+        for word in markdown.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.starts_with("seawall_gateway_") || word.starts_with("seawall_config_") {
+                named += 1;
+                assert!(reference.contains(&format!("`{word}`")), "{}: {word}", page.display());
+            }
+        }
+    }
+    assert!(named >= 5, "only {named} metrics are named");
+}

@@ -147,10 +147,23 @@ fn a_changed_file_takes_effect_and_a_bad_one_does_not() {
     assert_eq!(status["config"]["refusal"], Value::Null);
     assert_eq!(status["services"][0]["endpoints"][0]["name"], "127.0.0.1:2");
     assert_eq!(status["changes"][0]["who"], "changed file");
+}
 
+#[test]
+fn sighup_notices_a_changed_secret_and_nothing_shows_it() {
+    let file = File::new("");
+    let secret = File::new("first-secret");
+    let route = "routes:\n  - service: cart\n    request_headers: {set: {authorization: '${file:PATH}'}}\n";
+    file.write(&(config("127.0.0.1:1") + &route.replace("PATH", secret.path())));
+    let running = Running::start(&["up", file.path()]);
+    secret.write("second-secret");
     running.signal("HUP");
-    let status = running.wait_for("the reload", |status| status["config"]["version"] == 3);
-    assert_eq!(status["changes"][0]["who"], "SIGHUP");
+    let status = running.wait_for("the reload", |status| status["config"]["version"] == 2);
+    assert_eq!(status["changes"][0]["who"], "SIGHUP", "{status:#}");
+    for path in ["/api/config", "/api/status", "/"] {
+        assert!(!running.get(path, &running.admin).1.contains("-secret"), "{path}");
+    }
+    assert!(running.get("/api/config", &running.admin).1.contains("${file:"));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn check_one(config: &Config, route: &Route, place: &mut Place<'_>) {
     }
     if let Some(limit) = &route.rate_limit {
         let mut place = place.at("rate_limit");
-        policy(&mut place.at("limit"), limit.limit.check());
+        policy(&mut place, limit.limit.check());
         hash_key(&mut place.at("by"), &limit.by);
         if let Some(name) = &limit.cost_header {
             field_name(&mut place.at("cost_header"), name);

@@ -19,9 +19,9 @@ pub(super) fn check(name: &str, service: &Service, place: &mut Place<'_>) {
     }
     if let Some(health) = &service.health {
         let mut place = place.at("health");
-        policy(&mut place.at("timing"), health.timing.check());
+        policy(&mut place, health.timing.check());
         if let HealthCheck::Http(path) = &health.check {
-            request_path(&mut place.at("check").at("http"), path);
+            request_path(&mut place.at("path"), path);
         }
     }
     policy(&mut place.at("ejection"), service.ejection.check());

@@ -144,14 +144,14 @@ fn routes_have_usable_parameters() {
         &json!({
             "service": "cart", "timeout": "0", "split_by": {"cookie": "a b"},
             "retry": {"attempts_max": 0}, "hedge": {"delay": "0"},
-            "rate_limit": {"by": {"header": ""}, "limit": {"per_sec": -1.0}, "cost_header": "x:"},
+            "rate_limit": {"by": {"header": ""}, "per_sec": -1.0, "cost_header": "x:"},
         }),
         &expect![[r#"
             routes[0].split_by.cookie: `a b` is no name of a cookie; a name is made of letters, digits and !#$%&'*+-.^_`|~
             routes[0].timeout: a request without time fails every time; give it a length, or take it out for the service's
             routes[0].retry.attempts_max: `attempts_max` is out of range; must be between 1 (no retries) and 10, such as 3
             routes[0].hedge.delay: `delay` is out of range; must be longer than 0, or absent: with 0 every request is sent twice
-            routes[0].rate_limit.limit.per_sec: `per_sec` is out of range; -1 is no usable rate: between 0.000001 and 100000000, such as 100
+            routes[0].rate_limit.per_sec: `per_sec` is out of range; -1 is no usable rate: between 0.000001 and 100000000, such as 100
             routes[0].rate_limit.by.header: `` is no name of a header field; a name is made of letters, digits and !#$%&'*+-.^_`|~
             routes[0].rate_limit.cost_header: `x:` is no name of a header field; a name is made of letters, digits and !#$%&'*+-.^_`|~
             routes[0].split_by: there is no `split` to pin users in; take `split_by` out, or add `split`"#]],
@@ -226,7 +226,7 @@ fn services_do_not_contradict_themselves() {
         &json!({
             "endpoints": ["h:1"], "active_per_endpoint": 0,
             "balance": {"ring_hash": {"key": {"header": "a b"}}}, "sticky": {"cookie": "a;b", "max_age": "0"},
-            "health": {"check": {"http": "healthz"}, "timing": {"interval": "0"}},
+            "health": {"path": "healthz", "interval": "0"},
             "timeouts": {"connect": "0", "attempt": "10s", "request": "5s"}, "retry": {"attempt_timeout": "6s"},
             "breaker": {"calls_min": 0}, "response_head_max": 0,
         }),
@@ -236,8 +236,8 @@ fn services_do_not_contradict_themselves() {
             services.cart.sticky.max_age: a cookie of age 0 is dropped at once; give it a length, or take it out
             services.cart.sticky: `sticky` and `ring_hash` both say which endpoint a client gets; take `sticky` out, or balance by load, such as `least_loaded`
             services.cart.active_per_endpoint: with 0 requests no endpoint is ever asked; allow some, such as 10000
-            services.cart.health.timing.interval: `interval` is out of range; must be longer than 0, such as 5s
-            services.cart.health.check.http: "healthz" is no path to ask for; write a path such as /healthz
+            services.cart.health.interval: `interval` is out of range; must be longer than 0, such as 5s
+            services.cart.health.path: "healthz" is no path to ask for; write a path such as /healthz
             services.cart.breaker.calls_min: `calls_min` is out of range; must be at least 1, such as 20
             services.cart.timeouts.connect: a wait of 0 fails every time; give it a length, such as 10s
             services.cart.timeouts.attempt: an attempt may take 10s, longer than the whole request (5s); make `attempt` shorter than `request`, so that another attempt has time
