@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use testkit::process::Process;
-use testkit::wait::{PATIENCE, wait_for};
+use testkit::wait::{PATIENCE, dawdle, wait_for};
 use testkit::{Client, Gate, Reply, Seawall, TempDir, Upstream, get, wait_until};
 
 use super::{COMMON, SEAWALL, config};
@@ -100,7 +100,7 @@ fn running_out_of_descriptors_sheds_newcomers_serves_those_inside_and_passes() {
         for client in &mut first {
             assert_eq!(client.get("/").status, 200);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        dawdle(Duration::from_millis(50));
         started.elapsed() > Duration::from_secs(2)
     });
     let used = limited.cpu() - before;

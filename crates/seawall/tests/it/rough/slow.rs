@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use testkit::wait::dawdle;
 use testkit::{Seawall, Upstream};
 
 use super::{COMMON, SEAWALL, Traffic, flow};
@@ -40,7 +41,7 @@ fn hundreds_of_dribbling_clients_are_sent_away_in_time_and_disturb_nobody() {
                     // Fails for those that have been sent away.
                     let _ = dribbler.write(b"x");
                 }
-                thread::sleep(Duration::from_millis(100));
+                dawdle(Duration::from_millis(100));
             }
         });
         let timed_out = "seawall_gateway_client_timeouts_total";
