@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod gate;
 mod http;
+mod limits;
 mod strict;
 mod up;
 
