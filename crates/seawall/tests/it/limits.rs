@@ -93,15 +93,14 @@ fn a_slow_head_is_given_up_however_steadily_it_trickles() {
     assert_eq!(refusal(&response), (408, "head_timeout"));
     assert!(client.is_closed_by_server());
 
-    let client = Client::connect(gate.addr());
+    let mut client = Client::connect(gate.addr());
+    client.send("GET / HTTP/1.1\r\n");
     let mut trickle = Client::over(client.stream().try_clone().expect("a socket")).expect("a socket");
     let trickling = thread::spawn(move || {
         while trickle.try_send("X: y\r\n").is_ok() && client_is_open(&trickle) {
             thread::sleep(std::time::Duration::from_millis(5));
         }
     });
-    let mut client = client;
-    client.send("GET / HTTP/1.1\r\n");
     assert_eq!(refusal(&client.response()), (408, "head_timeout"));
     let _ = client.stream().shutdown(Shutdown::Both);
     trickling.join().expect("the sender");
@@ -145,6 +144,32 @@ fn a_body_that_never_begins_is_given_up_too() {
     let mut client = Client::connect(gate.addr());
     client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n");
     assert_eq!(refusal(&client.response()), (408, "body_timeout"));
+}
+
+#[test]
+fn a_client_that_waits_in_vain_for_an_invitation_is_not_to_blame() {
+    let upstream = Upstream::start(|_| Reply::hang().never_read());
+    let keys = format!("{NUMB}, timeouts: {{attempt: 150ms}}");
+    let gate = Gate::with("web", &[upstream.addr()], &keys).listener("timeouts: {body: 50ms}").start();
+    let mut client = Client::connect(gate.addr());
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(refusal(&client.response()), (504, "upstream_timeout"));
+    assert_eq!(gate.metric("seawall_gateway_endpoint_failures_total", &[]), Some(1.0));
+}
+
+#[test]
+fn an_endpoint_that_does_not_take_a_body_is_to_blame() {
+    let upstream = Upstream::start(|_| Reply::hang().never_read());
+    let keys = format!("{NUMB}, timeouts: {{attempt: 300ms}}, retry: {{attempts_max: 1}}");
+    let gate = Gate::with("web", &[upstream.addr()], &keys).start();
+    let mut client = Client::connect(gate.addr());
+    client.send("PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000000\r\n\r\n");
+    let mut sender = Client::over(client.stream().try_clone().expect("a socket")).expect("a socket");
+    let sending = thread::spawn(move || while sender.try_send([b'x'; 65536]).is_ok() {});
+    assert_eq!(refusal(&client.response()), (504, "upstream_timeout"));
+    drop(client);
+    sending.join().expect("the sender");
+    assert_eq!(gate.metric("seawall_gateway_endpoint_failures_total", &[]), Some(1.0));
 }
 
 #[test]
