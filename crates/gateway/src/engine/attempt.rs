@@ -282,9 +282,14 @@ async fn send_and_wait(
 
     let mut wire = worker.buffers.take();
     wire.extend(way.head);
+    let told = left.min(attempt_timeout);
+    if way.request.grpc {
+        wire.extend(b"grpc-timeout: ");
+        wire.extend(policy::deadline::format_grpc_timeout(told).as_bytes());
+        wire.extend(b"\r\n");
+    }
     wire.extend(b"seawall-deadline-ms: ");
-    let millis = left.min(attempt_timeout).as_millis().max(1);
-    write_decimal(u64::try_from(millis).unwrap_or(u64::MAX), &mut wire);
+    write_decimal(u64::try_from(told.as_millis().max(1)).unwrap_or(u64::MAX), &mut wire);
     wire.extend(b"\r\nseawall-attempt: ");
     write_decimal(u64::from(way.request.attempts_before + number), &mut wire);
     wire.extend(b"\r\n\r\n");
