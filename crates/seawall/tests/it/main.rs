@@ -2,6 +2,7 @@
 
 mod bodies;
 mod commands;
+mod deadlines;
 mod demo;
 mod docs;
 mod gate;
