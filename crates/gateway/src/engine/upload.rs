@@ -52,6 +52,11 @@ impl Upload {
         self.body.finished() && self.bytes <= self.bytes_max
     }
 
+    /// Whether all that has arrived went out, and more must come from the client.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        !self.arrived() && self.sent == self.kept.len()
+    }
+
     /// Whether another attempt could send it from the beginning.
     pub(crate) fn replayable(&self) -> bool {
         self.replayable

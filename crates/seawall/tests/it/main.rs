@@ -2,10 +2,12 @@
 
 mod bodies;
 mod commands;
+mod deadlines;
 mod demo;
 mod docs;
 mod gate;
 mod http;
+mod limits;
 mod rough;
 mod strict;
 mod up;

@@ -9,8 +9,6 @@ use serde_json::Value;
 
 use crate::{File, run, seawall, text};
 
-/// Longest wait for something that must happen.
-
 /// A running gateway; killed when dropped.
 struct Running {
     child: Child,
