@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use testkit::sys::{SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
+use testkit::sys::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
 use testkit::wait::PATIENCE;
 use testkit::{Client, Gate, Reply, Seawall, Upstream, get, request, wait_until};
 
@@ -171,6 +171,23 @@ fn those_who_knocked_before_the_door_was_closed_are_served() {
         let answer = client.response();
         assert!(answer.status == 200 && answer.headers.lists("connection", "close"), "{answer:?}");
     }
+    assert_eq!(seawall.wait().code(), Some(0));
+}
+
+#[test]
+fn a_process_that_leaves_opens_no_new_door() {
+    let upstream = Upstream::constant("here");
+    let mut seawall = with_drain(&upstream, "{lame_duck: 300s, finish: 300s}");
+    seawall.signal(SIGTERM);
+    seawall.wait_for_line("draining: lame duck");
+    let more = super::own_addr();
+    let listeners = format!("[{{address: '127.0.0.1:0'}}, {{address: '{more}'}}]");
+    seawall.rewrite(&config(&[upstream.addr()], "").replace("[{address: '127.0.0.1:0'}]", &listeners));
+    seawall.signal(SIGHUP);
+    seawall.wait_for_line("not reloaded");
+    assert!(Client::try_connect(more).is_err());
+    assert_eq!(get(seawall.addr(), "/").status, 200);
+    seawall.signal(SIGTERM);
     assert_eq!(seawall.wait().code(), Some(0));
 }
 
