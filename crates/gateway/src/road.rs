@@ -233,7 +233,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     let absorbed = upload.borrow_mut().absorb(conn, &worker.buffers);
     if let Err(error) = absorbed {
         let error = AttemptError::from(error);
-        let refusal = error.refusal();
+        let refusal = refusal_of(worker, &error);
         return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
     }
     let way = Attempts {
@@ -259,7 +259,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         Err(error) => {
             let end = if error.fault().who == Party::Upstream { CallEnd::Failure } else { CallEnd::Ignored };
             admitted.end(now, end, served.latency);
-            let refusal = error.refusal();
+            let refusal = refusal_of(worker, &error);
             return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
         }
     };
@@ -589,6 +589,8 @@ async fn deliver(
         // An early answer: the client may need to be heard out before it reads.
         if !upload.borrow().done() {
             let _ = upload.borrow_mut().poll(cx, worker, conn, &mut stream, &mut download.progress);
+        } else if download.waits == Waits::Upstream && conn.poll_gone(cx, &worker.buffers).is_ready() {
+            return Poll::Ready(Err(DownloadError::ClientGone));
         }
         conn.alarm.wake_me(cx.waker());
         if !timed || std::mem::take(&mut download.progress) {
@@ -630,6 +632,9 @@ async fn deliver(
         Err(DownloadError::Truncated | DownloadError::Malformed(_)) => {
             // The client sees a cut connection: the only honest end of an answer that has none.
             flight.truncated();
+            if download.ends_by_closing() {
+                conn.break_off();
+            }
             served.ending = Ending::Failed;
             served.reason = Some(Reason::UpstreamReset);
             served.next = Next::Close;
@@ -667,6 +672,16 @@ async fn serve_fixed(
         },
         ..Served::default()
     }
+}
+
+/// How the client is told that its request failed. What it did wrong itself is counted by kind.
+fn refusal_of(worker: &Worker, error: &AttemptError) -> Refusal {
+    match error {
+        AttemptError::BodyMalformed(malformed) => worker.metrics.malformed[*malformed as usize].one(),
+        AttemptError::BodyTimeout => worker.metrics.client_timeouts[ClientStage::Body as usize].one(),
+        _ => {}
+    }
+    error.refusal()
 }
 
 /// Answers that the request cannot be served.

@@ -164,6 +164,7 @@ impl Gateway {
     /// The first kind of trouble found, all of that kind: nothing is left open.
     pub fn build(config: Config) -> Result<Self, BuildError> {
         check(&config)?;
+        let router = router(&config)?;
         let clock = Clock::new();
         let descriptors = listen::raise_descriptor_limit();
         tracing::debug!(descriptors, "open files allowed");
@@ -172,7 +173,6 @@ impl Gateway {
             workers => workers as usize,
         };
         let room = Arc::new(Room::new(descriptors, count));
-        let router = router(&config)?;
         let listeners = bind_missing(&config, &BTreeMap::new(), count, &room)?;
         let access_log = AccessLog::open(&config.access_log).map_err(BuildError::AccessLog)?;
         let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
@@ -248,6 +248,7 @@ impl Gateway {
             })?;
             *handle.thread.lock() = Some(thread);
         }
+        inner.wait_for_endpoints().await;
         {
             let mut state = inner.state.lock();
             for open in state.listeners.values_mut() {
@@ -478,6 +479,21 @@ impl Gateway {
 }
 
 impl Inner {
+    /// Gives names a moment to be looked up, so that the first requests do not find services without endpoints. A name that
+    /// nobody answers for does not keep the others waiting for long.
+    async fn wait_for_endpoints(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let known = async {
+            let lacking = || self.services.all().iter().any(|one| one.service().view().targets.is_empty());
+            while lacking() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, known).await.is_err() {
+            tracing::warn!("not every service has endpoints yet; serving all the same");
+        }
+    }
+
     /// Gives each worker its socket.
     fn hand_out(&self, open: &mut Open) {
         for (handle, socket) in self.workers.iter().zip(open.sockets.drain(..)) {
@@ -549,11 +565,11 @@ fn listener_name(params: &config::Listener, address: SocketAddr) -> String {
     params.name.clone().unwrap_or_else(|| address.to_string())
 }
 
-/// Compiles the routes. Services are known by their position among the names, which is the order in which they run.
+/// Compiles the routes. Services are numbered in the order of their names, as [`Services::apply`] answers them.
 fn router(config: &Config) -> Result<Router, BuildError> {
-    let index: HashMap<&str, usize> =
-        config.services.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
-    Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)
+    let numbers: HashMap<&str, usize> =
+        config.services.keys().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
+    Router::build(&config.routes, |name| numbers.get(name).copied()).map_err(BuildError::Invalid)
 }
 
 fn snapshot(

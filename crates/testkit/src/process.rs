@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client;
+use crate::client::Client;
 use crate::sys;
 use crate::temp::TempDir;
 use crate::wait::{PATIENCE, wait_for, wait_until};
@@ -166,6 +166,7 @@ pub struct Seawall {
     dir: TempDir,
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
+    admin_client: Mutex<Option<Client>>,
     errors_expected: bool,
 }
 
@@ -213,7 +214,8 @@ impl Seawall {
             address_after(line, "admin on http://")
         });
         if admin.is_some() {
-            return Ok(Self { process, dir, listeners, admin, errors_expected: false });
+            let admin_client = Mutex::default();
+            return Ok(Self { process, dir, listeners, admin, admin_client, errors_expected: false });
         }
         let status = process.child.try_wait().ok().flatten().or_else(|| {
             // Both streams are closed before the process can be waited for.
@@ -287,8 +289,22 @@ impl Seawall {
     /// The text of `/metrics`.
     #[must_use]
     pub fn metrics(&self) -> String {
-        // Admin pages answer only to addresses and names that are theirs.
-        client::request(self.admin(), "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").text()
+        let addr = self.admin();
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+        let mut kept = self.admin_client.lock().expect("no panic while held");
+        // One connection for all, so that polling does not use up the machine's ports.
+        let answer = kept.take().and_then(|mut client| {
+            let response = client.try_request(&request).ok()?;
+            Some((client, response))
+        });
+        let (client, response) = answer.unwrap_or_else(|| {
+            let mut client = Client::connect(addr);
+            let response = client.request(&request);
+            (client, response)
+        });
+        *kept = Some(client);
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.text()
     }
 
     /// The sum of all samples of the series `name` whose labels contain each of `labels` (written `key="value"`);

@@ -85,6 +85,12 @@ impl Conn {
         Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
     }
 
+    /// Makes closing the connection a reset, which no client takes for the end of a whole answer.
+    pub(crate) fn break_off(&self) {
+        // Fails only when the connection is gone already.
+        let _ = socket2::SockRef::from(&*self.stream.borrow()).set_linger(Some(std::time::Duration::ZERO));
+    }
+
     /// Ready once the client is gone. What it sends ahead meanwhile is kept; past a bound it is left in the kernel, and
     /// then its leaving goes unseen until the answer is written.
     ///

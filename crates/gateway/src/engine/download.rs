@@ -105,6 +105,11 @@ impl Download {
         self.body.finished()
     }
 
+    /// Whether the client learns only from the connection's end that the answer has ended.
+    pub(crate) fn ends_by_closing(&self) -> bool {
+        self.dechunk || matches!(self.body, Body::UntilClose)
+    }
+
     /// Appends `input` to what is pending, as the client gets it.
     fn feed(&mut self, input: &[u8]) -> Result<(), DownloadError> {
         if self.dechunk {

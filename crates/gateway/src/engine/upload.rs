@@ -47,9 +47,9 @@ impl Upload {
         self.arrived() && self.sent == self.kept.len()
     }
 
-    /// Whether all of it has arrived.
+    /// Whether all of it has arrived. A body that is larger than allowed never has: what was read behind its end is lost.
     pub(crate) fn arrived(&self) -> bool {
-        self.body.finished()
+        self.body.finished() && self.bytes <= self.bytes_max
     }
 
     /// Whether another attempt could send it from the beginning.

@@ -1,9 +1,13 @@
 //! The whole binary, from outside.
 
+mod bodies;
 mod commands;
 mod demo;
 mod docs;
+mod gate;
+mod http;
 mod rough;
+mod strict;
 mod up;
 
 use std::path::{Path, PathBuf};
