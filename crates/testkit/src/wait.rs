@@ -26,12 +26,6 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Optio
     }
 }
 
-/// The pace of a client or back end whose slowness is what a test is about. Never a way to let something happen: that is
-/// what [`wait_until`] is for.
-pub fn dawdle(span: Duration) {
-    thread::sleep(span);
-}
-
 /// A loopback address that nobody listens on at the moment. Another process may take it: prefer port 0 where the
 /// program under test can report what it got.
 #[must_use]
