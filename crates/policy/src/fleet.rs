@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use model::{Instant, Ratio};
 
-use crate::slow_start::SlowStartParams;
+use crate::slow_start::{Slope, SlowStartParams};
 use crate::{Endpoint, Rng, Unavailable, mix};
 
 /// An immutable picture of a service's endpoints. Rebuilt when the set, a weight or an endpoint's availability
@@ -25,7 +25,7 @@ pub struct Fleet {
 
 #[derive(Debug)]
 struct Ramp {
-    params: SlowStartParams,
+    slope: Slope,
     /// When the oldest candidate joined: its share is the largest.
     oldest: Instant,
     /// When the youngest candidate's window ends.
@@ -38,7 +38,8 @@ impl Ramp {
         if now >= self.over {
             return 1.0;
         }
-        self.params.share(now.since(endpoint.joined())) / self.params.share(now.since(self.oldest))
+        let share = |joined: Instant| self.slope.share(now.as_nanos().saturating_sub(joined.as_nanos()));
+        share(endpoint.joined()) / share(self.oldest)
     }
 }
 
@@ -92,8 +93,8 @@ impl Fleet {
         // settled + floor × new ≥ (settled + new) / 2
         let floor = params.weight_min.get().max(0.5 - settled / (2.0 * new));
         let weight_min = Ratio::new(floor).unwrap_or(Ratio::ONE);
-        self.ramp =
-            Some(Ramp { params: SlowStartParams { window: params.window, weight_min }, oldest, over });
+        let slope = Slope::new(&SlowStartParams { window: params.window, weight_min });
+        self.ramp = Some(Ramp { slope, oldest, over });
         self
     }
 
