@@ -1,5 +1,6 @@
 //! The whole binary, from outside.
 
+mod attempts;
 mod bodies;
 mod commands;
 mod deadlines;
