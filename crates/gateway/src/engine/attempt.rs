@@ -45,6 +45,8 @@ pub(crate) enum AttemptError {
     Timeout,
     #[error("the request's deadline passed")]
     Deadline,
+    #[error("the endpoint did not answer in the time that the route grants")]
+    Overdue,
     #[error("the endpoint's answer breaks the rule {}", .0.name())]
     Malformed(Malformed),
     #[error("the client left")]
@@ -65,7 +67,7 @@ impl AttemptError {
         let (who, retry) = match self {
             Self::Connect(_) | Self::ConnectTimeout => (Party::Upstream, Retry::Safe),
             Self::Stale | Self::Reset | Self::Timeout => (Party::Upstream, Retry::IfIdempotent),
-            Self::Malformed(_) => (Party::Upstream, Retry::Never),
+            Self::Malformed(_) | Self::Overdue => (Party::Upstream, Retry::Never),
             Self::Deadline
             | Self::ClientGone
             | Self::BodyTimeout
@@ -82,7 +84,7 @@ impl AttemptError {
             Self::Connect(_) | Self::ConnectTimeout => Reason::ConnectFailed,
             Self::Stale | Self::Reset => Reason::UpstreamReset,
             Self::Timeout => Reason::UpstreamTimeout,
-            Self::Deadline => Reason::DeadlineExceeded,
+            Self::Deadline | Self::Overdue => Reason::DeadlineExceeded,
             Self::Malformed(_) => Reason::UpstreamMalformed,
             Self::BodyTooLarge => Reason::BodyTooLarge,
             Self::BodyTimeout | Self::ClientGone => Reason::BodyTimeout,
@@ -402,7 +404,9 @@ impl Exchange<'_, '_> {
         if self.way.conn.alarm.rung() {
             let now = self.way.worker.tell_time();
             if self.deadline.expired(now) {
-                return Poll::Ready(Err(AttemptError::Deadline));
+                // A caller that is in too much of a hurry proves nothing against the endpoint.
+                let hurried = self.deadline == self.way.request.caller_deadline;
+                return Poll::Ready(Err(if hurried { AttemptError::Deadline } else { AttemptError::Overdue }));
             }
             if self.stage_deadline <= now {
                 return Poll::Ready(Err(

@@ -1,5 +1,6 @@
 //! The whole binary, from outside.
 
+mod attempts;
 mod bodies;
 mod commands;
 mod deadlines;
@@ -9,6 +10,7 @@ mod gate;
 mod http;
 mod limits;
 mod rough;
+mod routes;
 mod strict;
 mod up;
 
