@@ -406,7 +406,11 @@ impl Exchange<'_, '_> {
             if self.deadline.expired(now) {
                 // A caller that is in too much of a hurry proves nothing against the endpoint.
                 let hurried = self.deadline == self.way.request.caller_deadline;
-                return Poll::Ready(Err(if hurried { AttemptError::Deadline } else { AttemptError::Overdue }));
+                return Poll::Ready(Err(if hurried {
+                    AttemptError::Deadline
+                } else {
+                    AttemptError::Overdue
+                }));
             }
             if self.stage_deadline <= now {
                 return Poll::Ready(Err(

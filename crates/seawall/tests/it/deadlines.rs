@@ -117,7 +117,8 @@ fn a_request_has_one_deadline_over_all_its_attempts() {
 #[test]
 fn an_endpoint_is_blamed_for_the_routes_time_and_not_for_the_callers() {
     let slow = Upstream::start(|_| Reply::hang());
-    let gate = Gate::with("web", &[slow.addr()], NUMB).route("service: web, timeout: 100ms").trusting().start();
+    let gate =
+        Gate::with("web", &[slow.addr()], NUMB).route("service: web, timeout: 100ms").trusting().start();
     let failures = || gate.metric("seawall_gateway_endpoint_failures_total", &[]);
     let response = Client::connect(gate.addr()).request(plain("GET", "/", "Seawall-Deadline-Ms: 50\r\n"));
     assert_eq!((refusal(&response), failures()), ((504, "deadline_exceeded"), Some(0.0)));
