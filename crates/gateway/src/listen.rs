@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config;
@@ -135,28 +136,10 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 
 /// Raises the soft limit of open files to the hard one; answers what it is then.
 pub(crate) fn raise_descriptor_limit() -> u64 {
-    rlimit::raise()
-}
-
-mod rlimit {
-    //! The one call that neither the standard library nor a dependency of ours wraps.
-    #![allow(unsafe_code)]
-
-    pub(super) fn raise() -> u64 {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: both calls only read and write the struct they are given, which lives on this stack.
-        unsafe {
-            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
-                return 1024;
-            }
-            let before = limit.rlim_cur;
-            limit.rlim_cur = limit.rlim_max;
-            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
-                return before;
-            }
-        }
-        limit.rlim_cur
-    }
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    current.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub(crate) async fn request(worker: Rc<Worker>, conn: Rc<Conn>) -> Next {
     let request = match read_head(&worker, &conn).await {
         Head::Request(request) => request,
         Head::Refused(refused) => return answer_refused(&worker, &conn, &refused).await,
+        Head::Nothing => return Next::Idle,
         Head::Gone => return Next::Close,
     };
     let served = serve(&worker, &conn, &request).await;
@@ -89,6 +90,8 @@ impl Default for Served {
 enum Head {
     Request(Request),
     Refused(Box<Refused>),
+    /// The connection was thought to have bytes, and had none.
+    Nothing,
     Gone,
 }
 
@@ -113,10 +116,12 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
                 match conn.poll_read(cx, scratch) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Head::Gone),
                     Poll::Ready(Ok(count)) => count,
+                    // The runtime takes a new connection for readable until it has been tried.
+                    Poll::Pending if started.is_none() => return Poll::Ready(Head::Nothing),
                     Poll::Pending => {
                         *conn.carry.borrow_mut() = carry;
                         conn.alarm.wake_me(cx.waker());
-                        if conn.alarm.rung() && started.is_some() {
+                        if conn.alarm.rung() {
                             worker.metrics.client_timeouts[ClientStage::Head as usize].one();
                             let refused = Refused::outright(Reason::HeadTimeout.into());
                             return Poll::Ready(Head::Refused(Box::new(refused)));
@@ -194,7 +199,9 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
     })
     .await;
     conn.alarm.off();
-    conn.requests.set(conn.requests.get() + 1);
+    if !matches!(head, Head::Nothing) {
+        conn.requests.set(conn.requests.get() + 1);
+    }
     head
 }
 

@@ -538,6 +538,6 @@ mod tests {
             eprintln!("nginx is not installed: nothing to see");
             return;
         };
-        assert_eq!(client::get(nginx.addr(), "/").text(), "nginx");
+        assert_eq!(crate::client::get(nginx.addr(), "/").text(), "nginx");
     }
 }

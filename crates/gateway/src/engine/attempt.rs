@@ -45,6 +45,8 @@ pub(crate) enum AttemptError {
     Timeout,
     #[error("the request's deadline passed")]
     Deadline,
+    #[error("the endpoint did not answer in the time that the route grants")]
+    Overdue,
     #[error("the endpoint's answer breaks the rule {}", .0.name())]
     Malformed(Malformed),
     #[error("the client left")]
@@ -65,7 +67,7 @@ impl AttemptError {
         let (who, retry) = match self {
             Self::Connect(_) | Self::ConnectTimeout => (Party::Upstream, Retry::Safe),
             Self::Stale | Self::Reset | Self::Timeout => (Party::Upstream, Retry::IfIdempotent),
-            Self::Malformed(_) => (Party::Upstream, Retry::Never),
+            Self::Malformed(_) | Self::Overdue => (Party::Upstream, Retry::Never),
             Self::Deadline
             | Self::ClientGone
             | Self::BodyTimeout
@@ -82,7 +84,7 @@ impl AttemptError {
             Self::Connect(_) | Self::ConnectTimeout => Reason::ConnectFailed,
             Self::Stale | Self::Reset => Reason::UpstreamReset,
             Self::Timeout => Reason::UpstreamTimeout,
-            Self::Deadline => Reason::DeadlineExceeded,
+            Self::Deadline | Self::Overdue => Reason::DeadlineExceeded,
             Self::Malformed(_) => Reason::UpstreamMalformed,
             Self::BodyTooLarge => Reason::BodyTooLarge,
             Self::BodyTimeout | Self::ClientGone => Reason::BodyTimeout,
@@ -283,14 +285,20 @@ async fn send_and_wait(
 
     let mut wire = worker.buffers.take();
     wire.extend(way.head);
+    let told = left.min(attempt_timeout);
+    if way.request.grpc {
+        wire.extend(b"grpc-timeout: ");
+        wire.extend(policy::deadline::format_grpc_timeout(told).as_bytes());
+        wire.extend(b"\r\n");
+    }
     wire.extend(b"seawall-deadline-ms: ");
-    let millis = left.min(attempt_timeout).as_millis().max(1);
-    write_decimal(u64::try_from(millis).unwrap_or(u64::MAX), &mut wire);
+    write_decimal(u64::try_from(told.as_millis().max(1)).unwrap_or(u64::MAX), &mut wire);
     wire.extend(b"\r\nseawall-attempt: ");
     write_decimal(u64::from(way.request.attempts_before + number), &mut wire);
     wire.extend(b"\r\n\r\n");
     way.upload.borrow_mut().restart(&mut wire);
 
+    let invited = !way.request.expects_continue || way.upload.borrow().bytes > 0;
     let mut exchange = Exchange {
         way,
         stream,
@@ -301,10 +309,12 @@ async fn send_and_wait(
         to_client: None,
         any_byte: false,
         pooled,
-        stage_deadline: now.after(attempt_timeout),
+        invited,
+        stage_deadline: Instant::NEVER,
         attempt_timeout,
         deadline,
     };
+    exchange.stage_deadline = now.after(exchange.stage_timeout(&way.upload.borrow()));
     exchange.set_alarm();
     let answered = poll_fn(|cx| exchange.poll(cx, flight)).await;
     conn.alarm.off();
@@ -365,6 +375,8 @@ struct Exchange<'a, 'w> {
     to_client: Option<(Buffer, usize)>,
     any_byte: bool,
     pooled: bool,
+    /// The client need not wait for an invitation to send its body, or no longer.
+    invited: bool,
     /// When this stage is over: the answer's head, or the next piece of the client's body.
     stage_deadline: Instant,
     attempt_timeout: Duration,
@@ -392,15 +404,22 @@ impl Exchange<'_, '_> {
         if self.way.conn.alarm.rung() {
             let now = self.way.worker.tell_time();
             if self.deadline.expired(now) {
-                return Poll::Ready(Err(AttemptError::Deadline));
+                // A caller that is in too much of a hurry proves nothing against the endpoint.
+                let hurried = self.deadline == self.way.request.caller_deadline;
+                return Poll::Ready(Err(if hurried {
+                    AttemptError::Deadline
+                } else {
+                    AttemptError::Overdue
+                }));
             }
             if self.stage_deadline <= now {
-                let arrived = self.way.upload.borrow().arrived();
-                return Poll::Ready(Err(if arrived {
-                    AttemptError::Timeout
-                } else {
-                    AttemptError::BodyTimeout
-                }));
+                return Poll::Ready(Err(
+                    if self.wire.is_empty() && self.waits_for_client(&self.way.upload.borrow()) {
+                        AttemptError::BodyTimeout
+                    } else {
+                        AttemptError::Timeout
+                    },
+                ));
             }
             self.set_alarm();
         } else if !self.way.conn.alarm.is_set() {
@@ -408,6 +427,19 @@ impl Exchange<'_, '_> {
             self.set_alarm();
         }
         Poll::Pending
+    }
+
+    /// Whether it is the client's pace that is watched. A client that waits for an invitation waits for the endpoint.
+    fn waits_for_client(&self, upload: &Upload) -> bool {
+        self.invited && upload.waits_for_client()
+    }
+
+    fn stage_timeout(&self, upload: &Upload) -> Duration {
+        if self.waits_for_client(upload) {
+            self.way.conn.listener.params.timeouts.body.get()
+        } else {
+            self.attempt_timeout
+        }
     }
 
     /// Sends head and body for as long as the endpoint takes them.
@@ -431,13 +463,8 @@ impl Exchange<'_, '_> {
         let mut progress = false;
         let sent = upload.poll(cx, worker, conn, &mut self.stream, &mut progress);
         if progress {
-            // While the client sends, it is the client's pace that is watched; after that, the endpoint's.
-            let now = worker.tell_time();
-            self.stage_deadline = now.after(if sent.is_ready() {
-                self.attempt_timeout
-            } else {
-                conn.listener.params.timeouts.body.get()
-            });
+            self.invited = true;
+            self.stage_deadline = worker.tell_time().after(self.stage_timeout(&upload));
             self.set_alarm();
         }
         match sent {
@@ -518,11 +545,18 @@ impl Exchange<'_, '_> {
     fn interim(&mut self, bytes: &[u8], head: &ResponseHead<'_, '_>) {
         let request = self.way.request;
         let wanted = match head.status {
-            100 => request.expects_continue,
-            103 => request.http11,
+            // While the body is still to come, attempts do not race.
+            100 => request.expects_continue && !self.way.upload.borrow().arrived(),
+            103 => request.http11 && self.way.interim,
             _ => false,
         };
-        if wanted && self.way.interim {
+        if head.status == 100 && wanted {
+            self.invited = true;
+            self.stage_deadline =
+                self.way.worker.tell_time().after(self.stage_timeout(&self.way.upload.borrow()));
+            self.set_alarm();
+        }
+        if wanted {
             let (out, _) = self.to_client.get_or_insert_with(|| (self.way.worker.buffers.take(), 0));
             crate::codec::write_status_line(crate::codec::Version::Http11, head.status, out);
             copy_end_to_end(bytes, head, out);

@@ -37,6 +37,8 @@ pub(crate) struct Request {
     pub(crate) upgrade: bool,
     /// When the caller gives up; what Seawall grants itself comes on top, see `timeout`.
     pub(crate) caller_deadline: Deadline,
+    /// Endpoints are told what is left as gRPC writes it, too, because the caller spoke so.
+    pub(crate) grpc: bool,
     /// Time for the head of the answer, from the end of the request.
     pub(crate) timeout: Duration,
     pub(crate) criticality: Criticality,
@@ -226,6 +228,7 @@ pub(crate) fn classify(
         body_max,
         expects_continue: head.expect_continue,
         upgrade: head.upgrade.is_some(),
+        grpc: facts.grpc,
         caller_deadline: facts.deadline.map_or(Deadline::NONE, |left| Deadline::within(started, left)),
         timeout,
         criticality,
@@ -243,6 +246,8 @@ pub(crate) fn classify(
 #[derive(Default)]
 struct Facts {
     deadline: Option<Duration>,
+    /// There was a `grpc-timeout`.
+    grpc: bool,
     criticality: Option<Criticality>,
     /// The attempt's number at the caller; 1 when it says nothing.
     attempt: u32,
@@ -262,6 +267,7 @@ impl Facts {
                         policy::deadline::parse_millis(field.value, DEADLINE_MAX).or(facts.deadline);
                 }
                 FieldId::GrpcTimeout => {
+                    facts.grpc = true;
                     facts.deadline =
                         facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
                 }
@@ -354,7 +360,7 @@ fn write_head(
     for field in head.fields {
         let drop = match field.id {
             FieldId::Other | FieldId::Cookie => false,
-            id => is_dropped(id, conn.trusted),
+            id => is_dropped(id),
         };
         if drop || compiled.removes_request_field(field.name) {
             runs.flush(out);
@@ -394,13 +400,18 @@ fn write_head(
 }
 
 /// Fields that do not go on as they came: between two hops only, written anew, or from somebody who is not believed.
-fn is_dropped(id: FieldId, trusted: bool) -> bool {
-    match id {
-        FieldId::Other | FieldId::Cookie | FieldId::Date | FieldId::Server | FieldId::Via => false,
-        FieldId::SetCookie | FieldId::RetryAfter | FieldId::Trailer => false,
-        FieldId::GrpcTimeout => !trusted,
-        _ => true,
-    }
+fn is_dropped(id: FieldId) -> bool {
+    !matches!(
+        id,
+        FieldId::Other
+            | FieldId::Cookie
+            | FieldId::Date
+            | FieldId::Server
+            | FieldId::Via
+            | FieldId::SetCookie
+            | FieldId::RetryAfter
+            | FieldId::Trailer
+    )
 }
 
 /// Copies field lines that stay in runs as long as possible: neighbours in the head go out in one piece.

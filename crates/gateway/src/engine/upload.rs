@@ -32,6 +32,8 @@ pub(crate) struct Upload {
     sent: usize,
     replayable: bool,
     replay_max: usize,
+    /// An attempt has had a connection to send it on.
+    begun: bool,
     /// Bytes that arrived.
     pub(crate) bytes: u64,
     bytes_max: u64,
@@ -39,7 +41,16 @@ pub(crate) struct Upload {
 
 impl Upload {
     pub(crate) fn new(body: Body, replay_max: usize, bytes_max: u64, buffers: &Rc<Buffers>) -> Self {
-        Self { body, kept: buffers.take(), sent: 0, replayable: true, replay_max, bytes: 0, bytes_max }
+        Self {
+            body,
+            kept: buffers.take(),
+            sent: 0,
+            replayable: true,
+            replay_max,
+            begun: false,
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     /// Whether all of it has arrived and gone out.
@@ -52,9 +63,14 @@ impl Upload {
         self.body.finished() && self.bytes <= self.bytes_max
     }
 
+    /// Whether all that has arrived went out, and more must come from the client.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        !self.arrived() && self.sent == self.kept.len()
+    }
+
     /// Whether another attempt could send it from the beginning.
     pub(crate) fn replayable(&self) -> bool {
-        self.replayable
+        self.replayable || !self.begun
     }
 
     /// Takes what has already arrived, so that a small body goes out together with its head.
@@ -71,6 +87,7 @@ impl Upload {
     /// Begins another attempt: appends what is kept to `wire` when it is small, so that one write carries both.
     pub(crate) fn restart(&mut self, wire: &mut Buffer) {
         const TOGETHER_MAX: usize = 16 * 1024;
+        self.begun = true;
         self.sent = 0;
         if self.kept.len() <= TOGETHER_MAX {
             wire.extend(&self.kept);

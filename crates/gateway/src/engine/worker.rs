@@ -295,34 +295,36 @@ async fn accept<F: Future<Output = Next> + 'static>(
     stop: CancellationToken,
     request: fn(Rc<Worker>, Rc<Conn>) -> F,
 ) {
+    let welcome = |stream: TcpStream, peer: SocketAddr| {
+        let state = Arc::clone(&listener.state.read());
+        if state.on_open() {
+            let (worker, slots) = (Rc::clone(&worker), Rc::clone(&slots));
+            tokio::task::spawn_local(connection(worker, slots, stream, peer, state, request));
+        } else {
+            state.on_close();
+            turn_away(&stream);
+        }
+    };
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let state = Arc::clone(&listener.state.read());
-                if state.on_open() {
-                    tokio::task::spawn_local(connection(
-                        Rc::clone(&worker),
-                        Rc::clone(&slots),
-                        stream,
-                        peer,
-                        state,
-                        request,
-                    ));
-                } else {
-                    state.on_close();
-                    turn_away(&stream);
-                }
-            }
+            Ok((stream, peer)) => welcome(stream, peer),
             Err(error) if is_out_of_descriptors(&error) => {
                 shed_one(&worker, &listener, &socket).await;
             }
             // The connection was gone before it was accepted.
             Err(_) => {}
+        }
+    }
+    // The runtime may not have heard of the last ones yet: closing the socket would reset them.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            welcome(stream, peer);
         }
     }
 }
@@ -378,6 +380,10 @@ async fn connection<F: Future<Output = Next>>(
     let alarm = Alarm::new();
     worker.alarms.borrow_mut().insert(id, Rc::clone(&alarm));
     let conn = Rc::new(Conn::new(stream, peer.ip(), listener, alarm));
+    if worker.shared.phase() == Phase::Finishing {
+        // Accepted at the last moment: the runtime has to look at it before it can tell whether a request has come along.
+        tokio::task::yield_now().await;
+    }
     loop {
         if !conn.has_carry() && !idle(&worker, &conn).await {
             break;

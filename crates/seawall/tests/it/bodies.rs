@@ -197,6 +197,17 @@ fn an_endpoint_invites_the_body_that_a_client_holds_back() {
 }
 
 #[test]
+fn an_invitation_passes_on_a_route_that_hedges() {
+    let upstream = Upstream::start(|request| Reply::ok(request.body()));
+    let gate = Gate::to(&[upstream.addr()]).route("service: web, hedge: {delay: 10ms}").start();
+    let mut client = Client::connect(gate.addr());
+    client.send("PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.head().expect("an invitation").line, "HTTP/1.1 100 Continue");
+    client.send("body");
+    assert_eq!(client.response().text(), "body");
+}
+
+#[test]
 fn a_body_that_comes_without_waiting_for_the_invitation_is_taken() {
     let upstream = Upstream::start(|request| Reply::ok(request.body()).without_continue());
     let gate = before(&upstream);

@@ -1,12 +1,16 @@
 //! The whole binary, from outside.
 
+mod attempts;
 mod bodies;
 mod commands;
+mod deadlines;
 mod demo;
 mod docs;
 mod gate;
 mod http;
+mod limits;
 mod rough;
+mod routes;
 mod strict;
 mod up;
 

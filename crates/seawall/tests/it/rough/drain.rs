@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use testkit::sys::{SIGINT, SIGKILL, SIGTERM};
+use testkit::sys::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
 use testkit::wait::PATIENCE;
 use testkit::{Client, Gate, Reply, Seawall, Upstream, get, request, wait_until};
 
@@ -138,20 +138,56 @@ fn polite_client(seawall: &Seawall, done: Arc<AtomicBool>) -> thread::JoinHandle
 fn a_drain_under_load_costs_clients_that_honour_connection_close_no_request() {
     let upstream = Upstream::start(|_| Reply::ok("here").delay(Duration::from_millis(5)));
     let mut seawall = with_drain(&upstream, "{lame_duck: 1s, finish: 10s}");
-    let (done, early) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    // Those who still come when the door closes are met half-way; those who stopped coming in time are not.
-    let clients: Vec<_> = (0..16).map(|_| polite_client(&seawall, Arc::clone(&early))).collect();
+    let done = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..16).map(|_| polite_client(&seawall, Arc::clone(&done))).collect();
     upstream.wait_for_requests(200);
     seawall.signal(SIGTERM);
     seawall.wait_for_line("draining: lame duck");
     let so_far = upstream.request_count();
     upstream.wait_for_requests(so_far + 100);
-    early.store(true, Relaxed);
+    // As somebody who was told often enough to go elsewhere: a connection that comes in the very moment in which the socket
+    // is closed is reset by the kernel, and nothing can be done about that.
+    done.store(true, Relaxed);
     for client in clients {
         let answered = client.join().expect("no panic").expect("every request is answered");
         assert!(answered > 0);
     }
-    done.store(true, Relaxed);
+    assert_eq!(seawall.wait().code(), Some(0));
+}
+
+#[test]
+fn those_who_knocked_before_the_door_was_closed_are_served() {
+    let upstream = Upstream::constant("here");
+    let mut seawall = with_drain(&upstream, "{lame_duck: 0s, finish: 10s}");
+    // Frozen, it accepts nobody; the kernel does.
+    seawall.signal(SIGSTOP);
+    let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(seawall.addr())).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    }
+    seawall.signal(SIGTERM);
+    seawall.signal(SIGCONT);
+    for client in &mut clients {
+        let answer = client.response();
+        assert!(answer.status == 200 && answer.headers.lists("connection", "close"), "{answer:?}");
+    }
+    assert_eq!(seawall.wait().code(), Some(0));
+}
+
+#[test]
+fn a_process_that_leaves_opens_no_new_door() {
+    let upstream = Upstream::constant("here");
+    let mut seawall = with_drain(&upstream, "{lame_duck: 300s, finish: 300s}");
+    seawall.signal(SIGTERM);
+    seawall.wait_for_line("draining: lame duck");
+    let more = super::own_addr();
+    let listeners = format!("[{{address: '127.0.0.1:0'}}, {{address: '{more}'}}]");
+    seawall.rewrite(&config(&[upstream.addr()], "").replace("[{address: '127.0.0.1:0'}]", &listeners));
+    seawall.signal(SIGHUP);
+    seawall.wait_for_line("not reloaded");
+    assert!(Client::try_connect(more).is_err());
+    assert_eq!(get(seawall.addr(), "/").status, 200);
+    seawall.signal(SIGTERM);
     assert_eq!(seawall.wait().code(), Some(0));
 }
 

@@ -2,11 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
-use std::time::Duration;
 
-use testkit::{Seawall, Upstream};
+use testkit::wait::PATIENCE;
+use testkit::{Seawall, Upstream, wait_until};
 
 use super::{COMMON, SEAWALL, Traffic, flow};
 
@@ -32,22 +30,15 @@ fn hundreds_of_dribbling_clients_are_sent_away_in_time_and_disturb_nobody() {
             stream
         })
         .collect();
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Relaxed) {
-                for mut dribbler in &dribblers {
-                    // Fails for those that have been sent away.
-                    let _ = dribbler.write(b"x");
-                }
-                thread::sleep(Duration::from_millis(100));
-            }
-        });
-        let timed_out = "seawall_gateway_client_timeouts_total";
-        seawall.wait_for_metric(timed_out, &["stage=\"head\""], |count| count == DRIBBLERS as f64);
-        seawall.wait_for_metric("seawall_gateway_connections_open", &[], |open| open == 8.0);
-        done.store(true, Relaxed);
+    let timed_out = "seawall_gateway_client_timeouts_total";
+    wait_until("all of them are sent away", PATIENCE, || {
+        for mut dribbler in &dribblers {
+            // Fails for those that have been sent away.
+            let _ = dribbler.write(b"x");
+        }
+        seawall.metric(timed_out, &["stage=\"head\""]) == Some(DRIBBLERS as f64)
     });
+    seawall.wait_for_metric("seawall_gateway_connections_open", &[], |open| open == 8.0);
     let mut told = 0;
     for mut dribbler in dribblers {
         let mut answer = Vec::new();
