@@ -9,6 +9,7 @@ mod docs;
 mod gate;
 mod http;
 mod limits;
+mod protect;
 mod routes;
 mod strict;
 mod up;
