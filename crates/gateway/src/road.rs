@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry};
-use policy::Rng;
+use policy::{Rng, Unavailable};
 use policy::attempts::{Condition, Decision, Facts, Failure, RetryPolicyParams, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
@@ -429,6 +429,18 @@ fn pick(
             Err(reason) => {
                 refused = reason;
                 tried.push(index);
+            }
+        }
+    }
+    // Where all became unavailable since the view was published, the next view will panic: no reason to refuse now.
+    let fleet = &view.fleet;
+    let lags = || fleet.candidates().iter().all(|index| !fleet.endpoint(*index).available());
+    if refused == Reason::NoEndpoint && view.params.panic_below.get() > 0.0 && lags() {
+        let usable = |index: &u32| !fleet.endpoint(*index).is_unavailable(Unavailable::Disabled);
+        let untried = |index: &u32| !tried.as_slice().contains(index);
+        for index in fleet.candidates().iter().copied().filter(usable).filter(untried) {
+            if let Ok(permit) = enter(worker, view, index, now, rng) {
+                return Ok((index, permit));
             }
         }
     }
