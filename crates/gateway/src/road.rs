@@ -9,11 +9,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry};
-use policy::{Rng, Unavailable};
 use policy::attempts::{Condition, Decision, Facts, Failure, RetryPolicyParams, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
+use policy::{Rng, Unavailable};
 
 use crate::answer::{After, Reason, Refusal, end_head, refuse, status_line};
 use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};

@@ -405,14 +405,20 @@ impl Exchange<'_, '_> {
             if self.deadline.expired(now) {
                 // A caller that is in too much of a hurry proves nothing against the endpoint.
                 let hurried = self.deadline == self.way.request.caller_deadline;
-                return Poll::Ready(Err(if hurried { AttemptError::Deadline } else { AttemptError::Overdue }));
+                return Poll::Ready(Err(if hurried {
+                    AttemptError::Deadline
+                } else {
+                    AttemptError::Overdue
+                }));
             }
             if self.stage_deadline <= now {
-                return Poll::Ready(Err(if self.wire.is_empty() && self.waits_for_client(&self.way.upload.borrow()) {
-                    AttemptError::BodyTimeout
-                } else {
-                    AttemptError::Timeout
-                }));
+                return Poll::Ready(Err(
+                    if self.wire.is_empty() && self.waits_for_client(&self.way.upload.borrow()) {
+                        AttemptError::BodyTimeout
+                    } else {
+                        AttemptError::Timeout
+                    },
+                ));
             }
             self.set_alarm();
         } else if !self.way.conn.alarm.is_set() {

@@ -31,8 +31,16 @@ fn attempt_numbers(upstreams: &[Upstream]) -> Vec<String> {
 
 #[test]
 fn trap_7_each_attempt_goes_to_another_endpoint_and_there_are_three_at_most() {
-    for keys in ["balance: least_loaded", "balance: round_robin", "balance: random", "balance: {ring_hash: {key: path}}", "balance: {maglev: {key: path}}", "balance: peak_ewma"] {
-        let upstreams: Vec<_> = (0..5).map(|_| Upstream::start(|_| Reply::status(503).chunk("full"))).collect();
+    for keys in [
+        "balance: least_loaded",
+        "balance: round_robin",
+        "balance: random",
+        "balance: {ring_hash: {key: path}}",
+        "balance: {maglev: {key: path}}",
+        "balance: peak_ewma",
+    ] {
+        let upstreams: Vec<_> =
+            (0..5).map(|_| Upstream::start(|_| Reply::status(503).chunk("full"))).collect();
         let gate = rich(&addresses(&upstreams), keys).start();
         let response = get(gate.addr(), "/");
         assert_eq!((response.status, response.text().as_str()), (503, "full"), "{keys}");
@@ -82,7 +90,8 @@ fn trap_4_a_total_outage_is_not_multiplied() {
     for broken in [Reply::status(503), Reply::reset(), Reply::close()] {
         let upstream = Upstream::start(move |_| broken.clone());
         let keys = format!("{NUMB}, retry_budget: {{ratio: 0.1, floor_per_sec: 0, burst: 20}}");
-        let gate = Gate::with("web", &[upstream.addr()], &keys).root(&format!("retry_budget: {RICH}")).start();
+        let gate =
+            Gate::with("web", &[upstream.addr()], &keys).root(&format!("retry_budget: {RICH}")).start();
         let mut client = Client::connect(gate.addr());
         for _ in 0..REQUESTS {
             assert!(client.get("/").status >= 502);
@@ -219,7 +228,8 @@ fn a_stale_connection_costs_no_retry() {
             0 => Reply::ok("tea"),
             _ => ending.clone(),
         });
-        let keys = format!("{NUMB}, retry: {{attempts_max: 1}}, retry_budget: {{ratio: 0, floor_per_sec: 0}}");
+        let keys =
+            format!("{NUMB}, retry: {{attempts_max: 1}}, retry_budget: {{ratio: 0, floor_per_sec: 0}}");
         let gate = Gate::with("web", &[upstream.addr()], &keys).start();
         let mut client = Client::connect(gate.addr());
         for _ in 0..4 {
@@ -258,7 +268,11 @@ fn an_answer_cut_in_its_head_is_tried_again() {
 #[test]
 fn a_client_that_leaves_in_the_back_off_ends_the_retries() {
     let upstream = Upstream::start(|_| Reply::reset());
-    let gate = rich(&[upstream.addr()], "retry: {backoff: {delay_base: 1h, delay_max: 1h}}, timeouts: {request: 2h}").start();
+    let gate = rich(
+        &[upstream.addr()],
+        "retry: {backoff: {delay_base: 1h, delay_max: 1h}}, timeouts: {request: 2h}",
+    )
+    .start();
     let mut client = Client::connect(gate.addr());
     client.send(plain("GET", "/", ""));
     upstream.wait_for_requests(1);
@@ -292,15 +306,21 @@ fn warm_up(gate: &Seawall) {
 #[test]
 fn a_hedge_answers_for_a_late_attempt_which_is_cancelled() {
     let upstreams = slow_pair();
-    let gate = rich(&addresses(&upstreams), "retry: {attempts_max: 1}").route("service: web, hedge: {delay: 50ms}").start();
+    let gate = rich(&addresses(&upstreams), "retry: {attempts_max: 1}")
+        .route("service: web, hedge: {delay: 50ms}")
+        .start();
     warm_up(&gate);
     assert_eq!(figure(&gate, "seawall_gateway_hedges_total"), 0.0, "trap 11: the usual is not late");
     assert_eq!(get(gate.addr(), "/slow").text(), "tea");
     assert_eq!(figure(&gate, "seawall_gateway_hedges_total"), 1.0);
-    wait_until("the late attempt is over", PATIENCE, || figure(&gate, "seawall_gateway_endpoint_active_requests") == 0.0);
+    wait_until("the late attempt is over", PATIENCE, || {
+        figure(&gate, "seawall_gateway_endpoint_active_requests") == 0.0
+    });
     assert_eq!(figure(&gate, "seawall_gateway_endpoint_failures_total"), 0.0);
-    let slow: Vec<_> =
-        upstreams.iter().map(|upstream| upstream.requests().iter().filter(|r| r.target == "/slow").count()).collect();
+    let slow: Vec<_> = upstreams
+        .iter()
+        .map(|upstream| upstream.requests().iter().filter(|r| r.target == "/slow").count())
+        .collect();
     assert_eq!(slow, [1, 1], "the hedge goes elsewhere");
     let hedged: HashSet<_> = upstreams
         .iter()
@@ -314,8 +334,11 @@ fn a_hedge_answers_for_a_late_attempt_which_is_cancelled() {
 #[test]
 fn trap_11_hedges_spend_the_retry_budget() {
     let upstreams = slow_pair();
-    let keys = format!("{NUMB}, retry: {{attempts_max: 1}}, timeouts: {{attempt: 200ms}}, retry_budget: {{ratio: 0, floor_per_sec: 0}}");
-    let gate = Gate::with("web", &addresses(&upstreams), &keys).route("service: web, hedge: {delay: 50ms}").start();
+    let keys = format!(
+        "{NUMB}, retry: {{attempts_max: 1}}, timeouts: {{attempt: 200ms}}, retry_budget: {{ratio: 0, floor_per_sec: 0}}"
+    );
+    let gate =
+        Gate::with("web", &addresses(&upstreams), &keys).route("service: web, hedge: {delay: 50ms}").start();
     warm_up(&gate);
     assert_eq!(refusal(&get(gate.addr(), "/slow")), (504, "upstream_timeout"));
     assert_eq!(figure(&gate, "seawall_gateway_hedges_total"), 0.0);

@@ -34,8 +34,9 @@ fn large_bodies_arrive_unchanged_both_ways() {
     let mut client = Client::connect(gate.addr());
     let body = pattern(3_000_000);
     for target in ["/length", "/chunked"] {
-        let mut request = format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len())
-            .into_bytes();
+        let mut request =
+            format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len())
+                .into_bytes();
         request.extend_from_slice(&body);
         assert!(client.request(&request).body == body, "{target}, stated length");
         let head = format!("POST {target} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -234,8 +235,7 @@ fn an_endpoint_may_decline_the_body_that_a_client_holds_back() {
 
 #[test]
 fn early_hints_reach_who_understands_them() {
-    let upstream =
-        Upstream::start(|_| Reply::ok("page").interim(103, &[("Link", "</a.css>; rel=preload")]));
+    let upstream = Upstream::start(|_| Reply::ok("page").interim(103, &[("Link", "</a.css>; rel=preload")]));
     let gate = before(&upstream);
     let mut client = Client::connect(gate.addr());
     for _ in 0..2 {
@@ -417,7 +417,9 @@ fn a_body_that_stops_half_way_never_looks_whole_to_the_endpoint() {
     upstream.wait_for_requests(1);
     client.finish_sending();
     assert!(client.is_closed_by_server());
-    testkit::wait_until("the endpoint sees the end", testkit::wait::PATIENCE, || upstream.open_connections() == 0);
+    testkit::wait_until("the endpoint sees the end", testkit::wait::PATIENCE, || {
+        upstream.open_connections() == 0
+    });
     assert!(!upstream.requests()[0].complete);
 }
 

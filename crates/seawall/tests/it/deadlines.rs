@@ -76,9 +76,8 @@ fn an_attempt_that_takes_too_long_is_tried_elsewhere() {
     let slow = Upstream::start(|_| Reply::hang());
     let quick = Upstream::constant("quick");
     let keys = format!("{NUMB}, balance: round_robin, timeouts: {{attempt: 100ms}}, retry_budget: {RICH}");
-    let gate = Gate::with("web", &[slow.addr(), quick.addr()], &keys)
-        .root(&format!("retry_budget: {RICH}"))
-        .start();
+    let gate =
+        Gate::with("web", &[slow.addr(), quick.addr()], &keys).root(&format!("retry_budget: {RICH}")).start();
     for _ in 0..2 {
         assert_eq!(get(gate.addr(), "/").text(), "quick");
     }
@@ -97,8 +96,12 @@ fn an_attempt_that_takes_too_long_is_a_504() {
 #[test]
 fn a_request_has_one_deadline_over_all_its_attempts() {
     let slow = Upstream::start(|_| Reply::hang());
-    for (service, route) in [("timeouts: {attempt: 100ms, request: 150ms}", ""), ("timeouts: {attempt: 100ms}", ", timeout: 150ms")] {
-        let keys = format!("{NUMB}, {service}, retry_budget: {RICH}, retry: {{backoff: {{delay_base: 1ms}}}}");
+    for (service, route) in [
+        ("timeouts: {attempt: 100ms, request: 150ms}", ""),
+        ("timeouts: {attempt: 100ms}", ", timeout: 150ms"),
+    ] {
+        let keys =
+            format!("{NUMB}, {service}, retry_budget: {RICH}, retry: {{backoff: {{delay_base: 1ms}}}}");
         let gate = Gate::with("web", &[slow.addr()], &keys)
             .root(&format!("retry_budget: {RICH}"))
             .route(&format!("service: web{route}"))
@@ -114,7 +117,8 @@ fn a_request_has_one_deadline_over_all_its_attempts() {
 #[test]
 fn an_endpoint_is_blamed_for_the_routes_time_and_not_for_the_callers() {
     let slow = Upstream::start(|_| Reply::hang());
-    let gate = Gate::with("web", &[slow.addr()], NUMB).route("service: web, timeout: 100ms").trusting().start();
+    let gate =
+        Gate::with("web", &[slow.addr()], NUMB).route("service: web, timeout: 100ms").trusting().start();
     let failures = || gate.metric("seawall_gateway_endpoint_failures_total", &[]);
     let response = Client::connect(gate.addr()).request(plain("GET", "/", "Seawall-Deadline-Ms: 50\r\n"));
     assert_eq!((refusal(&response), failures()), ((504, "deadline_exceeded"), Some(0.0)));
@@ -123,9 +127,11 @@ fn an_endpoint_is_blamed_for_the_routes_time_and_not_for_the_callers() {
 
 #[test]
 fn trap_7_a_deadline_is_believed_from_the_trusted_only() {
-    let slow = Upstream::start(|request| {
-        if request.path() == "/quick" { Reply::ok("quick") } else { Reply::hang() }
-    });
+    let slow = Upstream::start(
+        |request| {
+            if request.path() == "/quick" { Reply::ok("quick") } else { Reply::hang() }
+        },
+    );
     let keys = format!("{NUMB}, timeouts: {{attempt: 10s, request: 20s}}");
     let gate = Gate::with("web", &[slow.addr()], &keys).trusting().start();
     for line in ["Seawall-Deadline-Ms: 100\r\n", "Grpc-Timeout: 100m\r\n"] {
@@ -204,7 +210,10 @@ fn trap_7_a_second_attempt_is_told_of_less_time_than_the_first() {
         _ => Reply::ok("tea"),
     });
     let keys = format!("{NUMB}, retry_budget: {RICH}");
-    let gate = Gate::with("web", &[upstream.addr()], &keys).root(&format!("retry_budget: {RICH}")).trusting().start();
+    let gate = Gate::with("web", &[upstream.addr()], &keys)
+        .root(&format!("retry_budget: {RICH}"))
+        .trusting()
+        .start();
     let response = Client::connect(gate.addr()).request(plain("GET", "/", "Seawall-Deadline-Ms: 5000\r\n"));
     assert_eq!(response.text(), "tea");
     let requests = upstream.requests();

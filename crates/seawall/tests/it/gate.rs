@@ -70,8 +70,7 @@ impl Gate {
 
     /// The configuration file.
     pub(crate) fn yaml(&self) -> String {
-        let routes =
-            if self.routes.is_empty() { String::new() } else { format!("routes:\n{}", self.routes) };
+        let routes = if self.routes.is_empty() { String::new() } else { format!("routes:\n{}", self.routes) };
         let services =
             if self.services.is_empty() { String::new() } else { format!("services:\n{}", self.services) };
         format!(

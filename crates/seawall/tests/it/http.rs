@@ -55,7 +55,8 @@ fn pipelined_requests_are_answered_in_order() {
     let mut client = Client::connect(gate.addr());
     let mut together = plain("GET", "/1", "");
     together += &posting("POST", "/2", "sugar");
-    together += "POST /3 HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nmil\r\n1\r\nk\r\n0\r\n\r\n";
+    together +=
+        "POST /3 HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nmil\r\n1\r\nk\r\n0\r\n\r\n";
     together += &plain("DELETE", "/4", "");
     client.send(together);
     let answers: Vec<_> = (0..4).map(|_| client.response().text()).collect();

@@ -1,6 +1,7 @@
 //! The whole binary, from outside.
 
 mod attempts;
+mod balance;
 mod bodies;
 mod commands;
 mod deadlines;

@@ -38,7 +38,8 @@ fn breaker_state(gate: &Seawall) -> f64 {
 #[test]
 fn a_services_breaker_opens_probes_and_closes() {
     let (upstream, mood) = moody();
-    let keys = format!("ejection: {OFF}, endpoint_breaker: {OFF}, breaker: {BREAKER}, retry: {{attempts_max: 1}}");
+    let keys =
+        format!("ejection: {OFF}, endpoint_breaker: {OFF}, breaker: {BREAKER}, retry: {{attempts_max: 1}}");
     let gate = Gate::with("web", &[upstream.addr()], &keys).start();
     assert_eq!(get(gate.addr(), "/").status, 200);
     mood.store(500, Relaxed);
@@ -55,7 +56,9 @@ fn a_services_breaker_opens_probes_and_closes() {
         upstream.request_count() > asked
     });
     mood.store(200, Relaxed);
-    wait_until("the breaker closes", PATIENCE, || get(gate.addr(), "/").status == 200 && breaker_state(&gate) == 0.0);
+    wait_until("the breaker closes", PATIENCE, || {
+        get(gate.addr(), "/").status == 200 && breaker_state(&gate) == 0.0
+    });
     assert!(refused(&gate, "breaker_open") >= 2.0);
 }
 
@@ -78,7 +81,9 @@ fn an_endpoints_breaker_turns_traffic_to_the_others() {
 fn no_endpoint_that_may_be_asked_is_a_refusal() {
     let (ill, mood) = moody();
     mood.store(500, Relaxed);
-    let keys = format!("ejection: {OFF}, breaker: {OFF}, endpoint_breaker: {{calls_min: 3, open_base: 1h, open_max: 1h}}");
+    let keys = format!(
+        "ejection: {OFF}, breaker: {OFF}, endpoint_breaker: {{calls_min: 3, open_base: 1h, open_max: 1h}}"
+    );
     let gate = Gate::with("web", &[ill.addr()], &keys).start();
     wait_until("the breaker opens", PATIENCE, || get(gate.addr(), "/").status == 503);
     assert_eq!(refusal(&get(gate.addr(), "/")), (503, "breaker_open"));
@@ -94,7 +99,9 @@ fn trap_9_what_is_refused_for_load_is_not_held_against_the_endpoint() {
     ] {
         let shown = reply.clone();
         let upstream = Upstream::start(move |_| reply.clone());
-        let keys = format!("breaker: {OFF}, endpoint_breaker: {{calls_min: 5}}, ejection: {{consecutive_failures: 3}}, retry: {{attempts_max: 1}}");
+        let keys = format!(
+            "breaker: {OFF}, endpoint_breaker: {{calls_min: 5}}, ejection: {{consecutive_failures: 3}}, retry: {{attempts_max: 1}}"
+        );
         let gate = Gate::with("web", &[upstream.addr()], &keys).start();
         for _ in 0..30 {
             assert!(get(gate.addr(), "/").status >= 429);
@@ -123,11 +130,23 @@ fn trap_9_our_own_refusals_are_not_held_against_anybody() {
 #[test]
 fn trap_5_two_gateways_in_a_row_do_not_multiply_attempts() {
     let upstream = Upstream::start(|_| Reply::status(500));
-    let inner = Gate::with("web", &[upstream.addr()], &format!("{NUMB}, breaker: {{calls_min: 1, open_base: 1h, open_max: 1h}}").replacen("breaker: {enabled: false}, ", "", 1)).start();
+    let inner = Gate::with(
+        "web",
+        &[upstream.addr()],
+        &format!("{NUMB}, breaker: {{calls_min: 1, open_base: 1h, open_max: 1h}}").replacen(
+            "breaker: {enabled: false}, ",
+            "",
+            1,
+        ),
+    )
+    .start();
     let outer = Gate::with("web", &[inner.addr()], NUMB).start();
     assert_eq!(get(outer.addr(), "/").status, 500);
     let response = get(outer.addr(), "/");
-    assert_eq!((refusal(&response), response.header("seawall-retry")), ((503, "breaker_open"), Some("never")));
+    assert_eq!(
+        (refusal(&response), response.header("seawall-retry")),
+        ((503, "breaker_open"), Some("never"))
+    );
     assert_eq!(refused(&inner, "breaker_open"), 1.0, "the outer gateway does not ask again");
     assert_eq!(outer.metric("seawall_gateway_retries_stopped_total", &["reason=\"dont_retry\""]), Some(1.0));
 }
@@ -142,7 +161,10 @@ fn a_full_bulkhead_refuses() {
     let response = get(gate.addr(), "/");
     assert_eq!(refusal(&response), (503, "bulkhead_full"));
     assert_eq!(response.header("seawall-retry"), Some("never"));
-    assert_eq!((refused(&gate, "bulkhead_full"), figure(&gate, "seawall_gateway_bulkhead_active_requests")), (1.0, 1.0));
+    assert_eq!(
+        (refused(&gate, "bulkhead_full"), figure(&gate, "seawall_gateway_bulkhead_active_requests")),
+        (1.0, 1.0)
+    );
     door.open();
     assert_eq!(first.response().text(), "tea");
     assert_eq!(get(gate.addr(), "/").text(), "tea");
@@ -151,7 +173,9 @@ fn a_full_bulkhead_refuses() {
 #[test]
 fn a_bulkhead_lets_some_wait() {
     let (upstream, door) = held();
-    let gate = Gate::with("web", &[upstream.addr()], "bulkhead: {active_max: 1, waiting_max: 1, wait_max: 10s}").start();
+    let gate =
+        Gate::with("web", &[upstream.addr()], "bulkhead: {active_max: 1, waiting_max: 1, wait_max: 10s}")
+            .start();
     let mut first = Client::connect(gate.addr());
     first.send(plain("GET", "/", ""));
     upstream.wait_for_requests(1);
@@ -168,7 +192,9 @@ fn a_bulkhead_lets_some_wait() {
 #[test]
 fn who_waits_too_long_for_a_bulkhead_is_refused() {
     let (upstream, _door) = held();
-    let gate = Gate::with("web", &[upstream.addr()], "bulkhead: {active_max: 1, waiting_max: 1, wait_max: 50ms}").start();
+    let gate =
+        Gate::with("web", &[upstream.addr()], "bulkhead: {active_max: 1, waiting_max: 1, wait_max: 50ms}")
+            .start();
     let mut first = Client::connect(gate.addr());
     first.send(plain("GET", "/", ""));
     upstream.wait_for_requests(1);
@@ -178,7 +204,9 @@ fn who_waits_too_long_for_a_bulkhead_is_refused() {
 #[test]
 fn who_leaves_while_waiting_for_a_bulkhead_leaves_the_queue() {
     let (upstream, _door) = held();
-    let gate = Gate::with("web", &[upstream.addr()], "bulkhead: {active_max: 1, waiting_max: 1, wait_max: 1h}").start();
+    let gate =
+        Gate::with("web", &[upstream.addr()], "bulkhead: {active_max: 1, waiting_max: 1, wait_max: 1h}")
+            .start();
     let mut first = Client::connect(gate.addr());
     first.send(plain("GET", "/", ""));
     upstream.wait_for_requests(1);
@@ -197,12 +225,17 @@ fn each_customer_has_a_rate_of_its_own() {
     let gate = Gate::to(&[upstream.addr()])
         .route("service: web, rate_limit: {by: {header: x-customer}, per_sec: 0.001, burst: 2}")
         .start();
-    let ask = |customer: &str| Client::connect(gate.addr()).request(plain("GET", "/", &format!("X-Customer: {customer}\r\n")));
+    let ask = |customer: &str| {
+        Client::connect(gate.addr()).request(plain("GET", "/", &format!("X-Customer: {customer}\r\n")))
+    };
     for customer in ["a", "b"] {
         assert_eq!([ask(customer).status, ask(customer).status], [200, 200]);
         let response = ask(customer);
         assert_eq!(refusal(&response), (429, "rate_limited"));
-        assert_eq!((response.header("seawall-retry"), response.header("retry-after")), (Some("never"), Some("1")));
+        assert_eq!(
+            (response.header("seawall-retry"), response.header("retry-after")),
+            (Some("never"), Some("1"))
+        );
     }
     assert_eq!((upstream.request_count(), refused(&gate, "rate_limited")), (4, 2.0));
 }
@@ -211,7 +244,8 @@ fn each_customer_has_a_rate_of_its_own() {
 fn a_customer_cannot_buy_cheaper_than_it_is_trusted() {
     let upstream = Upstream::constant("tea");
     let route = "service: web, rate_limit: {per_sec: 0.001, burst: 10, cost_header: x-cost}";
-    let ask = |gate: &Seawall, lines: &str| Client::connect(gate.addr()).request(plain("GET", "/", lines)).status;
+    let ask =
+        |gate: &Seawall, lines: &str| Client::connect(gate.addr()).request(plain("GET", "/", lines)).status;
     let trusting = Gate::to(&[upstream.addr()]).route(route).trusting().start();
     assert_eq!(ask(&trusting, "X-Cost: 9\r\n"), 200);
     assert_eq!(ask(&trusting, "X-Cost: 9\r\n"), 429);
@@ -231,7 +265,14 @@ fn criticality_is_believed_from_the_trusted_and_recorded() {
     };
     let told = |gate: &Seawall, target: &str, lines: &str| {
         Client::connect(gate.addr()).request(plain("GET", target, lines));
-        upstream.requests().pop().expect("a request").headers.get("seawall-criticality").expect("a class").to_owned()
+        upstream
+            .requests()
+            .pop()
+            .expect("a request")
+            .headers
+            .get("seawall-criticality")
+            .expect("a class")
+            .to_owned()
     };
     let gate = routes(Gate::to(&[upstream.addr()]).trusting()).start();
     assert_eq!(told(&gate, "/", ""), "CRITICAL");

@@ -75,7 +75,9 @@ fn conditions_on_headers_and_query_hold_all_together() {
 
 #[test]
 fn paths_are_rewritten_and_queries_kept() {
-    let upstream = Upstream::start(|request| Reply::ok(format!("{} {}", request.headers.get("host").unwrap_or_default(), request.target)));
+    let upstream = Upstream::start(|request| {
+        Reply::ok(format!("{} {}", request.headers.get("host").unwrap_or_default(), request.target))
+    });
     let gate = Gate::to(&[upstream.addr()])
         .route("match: {path: /shop/}, service: web, rewrite: {prefix: /, host: shop.internal}")
         .route("match: {path: '/users/{id}/orders/{order}'}, service: web, rewrite: {path: '/o/{order}/of/{id}'}")
@@ -106,7 +108,10 @@ fn redirects_and_fixed_answers_need_no_service() {
     let response = client.get("/u/7");
     assert_eq!((response.status, response.header("location")), (308, Some("/users/7")));
     let response = client.get("/robots.txt");
-    assert_eq!((response.text().as_str(), response.header("content-type")), ("Disallow: /", Some("text/robots")));
+    assert_eq!(
+        (response.text().as_str(), response.header("content-type")),
+        ("Disallow: /", Some("text/robots"))
+    );
     client.send(plain("HEAD", "/robots.txt", ""));
     let head = client.response_to_head();
     assert_eq!((head.status, head.header("content-length")), (200, Some("11")));
@@ -165,10 +170,14 @@ fn a_weight_of_nothing_gets_nothing() {
 
 #[test]
 fn headers_are_changed_both_ways() {
-    let upstream = Upstream::start(|_| Reply::ok("tea").header("Server", "secret/1").header("X-Keep", "1").header("X-Set", "theirs"));
+    let upstream = Upstream::start(|_| {
+        Reply::ok("tea").header("Server", "secret/1").header("X-Keep", "1").header("X-Set", "theirs")
+    });
     let gate = Gate::to(&[upstream.addr()])
-        .route("service: web, request_headers: {remove: [x-debug], set: {x-tenant: main}, add: {x-more: b}}, \
-            response_headers: {remove: [server], set: {x-set: ours}, add: {x-keep: '2'}}")
+        .route(
+            "service: web, request_headers: {remove: [x-debug], set: {x-tenant: main}, add: {x-more: b}}, \
+            response_headers: {remove: [server], set: {x-set: ours}, add: {x-keep: '2'}}",
+        )
         .start();
     let lines = "X-Debug: 1\r\nX-DEBUG: 2\r\nX-Tenant: evil\r\nX-More: a\r\n";
     let response = Client::connect(gate.addr()).request(plain("GET", "/", lines));
@@ -184,9 +193,8 @@ fn headers_are_changed_both_ways() {
 #[test]
 fn what_no_route_takes_is_refused_with_its_reason() {
     let upstream = Upstream::constant("tea");
-    let gate = Gate::to(&[upstream.addr()])
-        .route("match: {path: /a, methods: [GET, PUT]}, service: web")
-        .start();
+    let gate =
+        Gate::to(&[upstream.addr()]).route("match: {path: /a, methods: [GET, PUT]}, service: web").start();
     let response = get(gate.addr(), "/b");
     assert_eq!(refusal(&response), (404, "no_route"));
     let response = Client::connect(gate.addr()).request(plain("DELETE", "/a", ""));
@@ -207,12 +215,35 @@ fn no_other_spelling_of_a_path_passes_its_route() {
         .route("match: {path: /admin}, answer: {status: 403}")
         .start();
     for target in [
-        "/admin", "/admin/", "/admin/x", "//admin/x", "/./admin/x", "/x/../admin/x", "/%61dmin/x", "/%2e/admin/x", "/x/%2e%2e/admin/x",
-        "/x//..//admin", "/admin//x", "http://h/admin/x", "http://h//admin/x", "/admin/?a=b", "/%61%64%6d%69%6e",
+        "/admin",
+        "/admin/",
+        "/admin/x",
+        "//admin/x",
+        "/./admin/x",
+        "/x/../admin/x",
+        "/%61dmin/x",
+        "/%2e/admin/x",
+        "/x/%2e%2e/admin/x",
+        "/x//..//admin",
+        "/admin//x",
+        "http://h/admin/x",
+        "http://h//admin/x",
+        "/admin/?a=b",
+        "/%61%64%6d%69%6e",
     ] {
         assert!(ask(&gate, "GET", "h", target, "").starts_with("403"), "{target}");
     }
-    for target in ["/x/..%2fadmin", "/..;/admin", "/x/..;a=b/admin", "/%2e%2e/admin", "/../admin", "/a%5c..%5cadmin", "/admin%00", "/%", "/x\\admin"] {
+    for target in [
+        "/x/..%2fadmin",
+        "/..;/admin",
+        "/x/..;a=b/admin",
+        "/%2e%2e/admin",
+        "/../admin",
+        "/a%5c..%5cadmin",
+        "/admin%00",
+        "/%",
+        "/x\\admin",
+    ] {
         let answer = ask(&gate, "GET", "h", target, "");
         assert!(["400 bad_path", "400 malformed"].contains(&answer.as_str()), "{target}: {answer}");
     }
@@ -242,7 +273,8 @@ fn an_untrusted_client_cannot_say_who_it_is() {
 fn a_trusted_client_is_believed_and_added_to() {
     let upstream = Upstream::constant("tea");
     let gate = Gate::to(&[upstream.addr()]).trusting().start();
-    let lines = "X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\n";
+    let lines =
+        "X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\n";
     Client::connect(gate.addr()).request(plain("GET", "/", lines));
     Client::connect(gate.addr()).request(plain("GET", "/", "Forwarded: for=1.2.3.4;proto=https\r\n"));
     let requests = upstream.requests();
@@ -251,7 +283,10 @@ fn a_trusted_client_is_believed_and_added_to() {
     assert_eq!(seen.get("x-forwarded-proto"), Some("https"));
     assert_eq!(seen.get("x-forwarded-host"), Some("shop.example"));
     let seen = &requests[1].headers;
-    assert!(seen.get("forwarded").is_some_and(|value| value.starts_with("for=1.2.3.4;proto=https, ")), "{seen:?}");
+    assert!(
+        seen.get("forwarded").is_some_and(|value| value.starts_with("for=1.2.3.4;proto=https, ")),
+        "{seen:?}"
+    );
     assert!(seen.get("forwarded").is_some_and(|value| value.contains("127.0.0.1")), "{seen:?}");
 }
 

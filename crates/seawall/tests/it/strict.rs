@@ -6,10 +6,26 @@ use crate::gate::{Gate, Manual, before, plain, posting, refusal, refused};
 
 /// Requests that no strict reader accepts: what is wrong, the answer's status, and the request.
 const CLASSICS: &[(&str, u16, &str)] = &[
-    ("length_with_coding", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG"),
-    ("length_with_coding", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\nG"),
-    ("length_duplicate", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
-    ("length_duplicate", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+    (
+        "length_with_coding",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
+    ),
+    (
+        "length_with_coding",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\nG",
+    ),
+    (
+        "length_duplicate",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    ),
+    (
+        "length_duplicate",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    ),
     ("length", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nhello"),
     ("length", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello"),
     ("length", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello"),
@@ -22,9 +38,17 @@ const CLASSICS: &[(&str, u16, &str)] = &[
     ("coding", 501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
     ("coding", 501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
     ("coding", 501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n"),
-    ("coding_duplicate", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (
+        "coding_duplicate",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
     ("coding_unexpected", 400, "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("control_in_value", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n0\r\n\r\n"),
+    (
+        "control_in_value",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n0\r\n\r\n",
+    ),
     ("control_in_value", 400, "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n"),
     ("space_before_colon", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
     ("obs_fold", 400, "POST / HTTP/1.1\r\nHost: a\r\nX: a\r\n Content-Length: 5\r\n\r\nhello"),
@@ -52,13 +76,37 @@ const CLASSICS: &[(&str, u16, &str)] = &[
     ("version_unsupported", 505, "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
     ("version_unsupported", 505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     ("expect", 417, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\nContent-Length: 5\r\n\r\nhello"),
-    ("upgrade_with_body", 400, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello"),
+    (
+        "upgrade_with_body",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello",
+    ),
     ("connection", 400, "GET / HTTP/1.1\r\nHost: a\r\nConnection: a b\r\n\r\n"),
-    ("chunk_extension", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n"),
-    ("chunk_size", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n"),
-    ("chunk_size", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n0\r\n\r\n"),
-    ("chunk_size", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n"),
-    ("chunk_end", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n"),
+    (
+        "chunk_extension",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "chunk_size",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "chunk_size",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "chunk_size",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "chunk_end",
+        400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+    ),
     ("bare_lf", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n"),
     ("obs_fold", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n X: y\r\n\r\n"),
 ];
@@ -130,8 +178,15 @@ fn trap_22_an_unread_body_never_becomes_the_next_request() {
         .start();
     assert_eq!(Client::connect(gate.addr()).get("/limited").status, 200);
     let before = upstream.request_count();
-    let cases =
-        [("/old", 308), ("/fixed", 200), ("/none", 404), ("/limited", 429), ("/small", 413), ("/read", 405), ("/a%2fb", 400)];
+    let cases = [
+        ("/old", 308),
+        ("/fixed", 200),
+        ("/none", 404),
+        ("/limited", 429),
+        ("/small", 413),
+        ("/read", 405),
+        ("/a%2fb", 400),
+    ];
     for (target, status) in cases {
         let together = posting("POST", target, POISON);
         for request in [together.as_str(), together.strip_suffix(POISON).expect("the body")] {
@@ -195,9 +250,12 @@ const WRONG_ANSWERS: &[&str] = &[
 #[test]
 fn trap_21_a_wrong_answer_is_not_passed_on_and_its_connection_not_used_again() {
     for answer in WRONG_ANSWERS {
-        let upstream = Upstream::start(move |request| {
-            if request.path() == "/fine" { Reply::ok("fine") } else { Reply::raw(answer) }
-        });
+        let upstream =
+            Upstream::start(
+                move |request| {
+                    if request.path() == "/fine" { Reply::ok("fine") } else { Reply::raw(answer) }
+                },
+            );
         let gate = before(&upstream);
         let mut client = Client::connect(gate.addr());
         assert_eq!(client.get("/fine").text(), "fine");
