@@ -5,15 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry};
-use policy::Rng;
 use policy::attempts::{Condition, Decision, Facts, Failure, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
+use policy::{Rng, Unavailable};
 
 use crate::answer::{After, Reason, Refusal, end_head, refuse, status_line};
 use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};
@@ -230,7 +230,11 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     let mut served = Served::default();
     let admitted = match admit(worker, conn, request, view).await {
         Ok(admitted) => admitted,
-        Err(reason) => return finish_refused(worker, conn, request, None, reason.into(), served).await,
+        Err(Some(reason)) => return finish_refused(worker, conn, request, None, reason.into(), served).await,
+        Err(None) => {
+            served.ending = Ending::Cancelled;
+            return served;
+        }
     };
 
     let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
@@ -318,15 +322,18 @@ impl Drop for Admitted<'_> {
 
 /// Whether the request may go on: its customer's rate, the service's breaker, the service's bulkhead, in this order, so that
 /// what is refused cheaply is refused first.
+///
+/// # Errors
+/// Why not; `None` when the client left while it waited.
 async fn admit<'a>(
     worker: &'a Rc<Worker>,
     conn: &Conn,
     request: &Request,
     view: &'a Rc<Seen>,
-) -> Result<Admitted<'a>, Reason> {
+) -> Result<Admitted<'a>, Option<Reason>> {
     let now = request.started;
     if request.caller_deadline.expired(now) {
-        return Err(Reason::DeadlineExceeded);
+        return Err(Some(Reason::DeadlineExceeded));
     }
     if let Some(limiter) = &request.route().limiter {
         limiter.try_take(now, request.customer, request.cost).map_err(|_| Reason::RateLimited)?;
@@ -335,28 +342,34 @@ async fn admit<'a>(
         .breaker
         .try_enter(worker.id, now, &mut worker.rng.borrow_mut())
         .map_err(|_| Reason::BreakerOpen)?;
+    let give_back = || {
+        let rng = &mut worker.rng.borrow_mut();
+        view.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, rng);
+    };
     match view.bulkhead.try_enter(worker.id) {
         Admission::Enter => {}
         Admission::Wait => {
             let until = now.after(view.params.bulkhead.wait_max.get()).min(request.caller_deadline.instant());
-            if !view
-                .bulkhead
-                .wait(worker.id, worker.clock.timer(until), |cx| conn.poll_gone(cx, &worker.buffers))
-                .await
-            {
-                view.breaker.on_end(
-                    permit,
-                    now,
-                    CallEnd::Ignored,
-                    Duration::ZERO,
-                    &mut worker.rng.borrow_mut(),
-                );
-                return Err(Reason::BulkheadFull);
+            let left = Cell::new(false);
+            let leaves = |cx: &mut Context<'_>| {
+                let gone = conn.poll_gone(cx, &worker.buffers);
+                left.set(gone.is_ready());
+                gone
+            };
+            if !view.bulkhead.wait(worker.id, worker.clock.timer(until), leaves).await {
+                give_back();
+                return Err(if left.get() {
+                    None
+                } else if request.caller_deadline.expired(worker.tell_time()) {
+                    Some(Reason::DeadlineExceeded)
+                } else {
+                    Some(Reason::BulkheadFull)
+                });
             }
         }
         Admission::Refuse => {
-            view.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, &mut worker.rng.borrow_mut());
-            return Err(Reason::BulkheadFull);
+            give_back();
+            return Err(Some(Reason::BulkheadFull));
         }
     }
     probe::send(worker, view);
@@ -425,6 +438,18 @@ fn pick(
             Err(reason) => {
                 refused = reason;
                 tried.push(index);
+            }
+        }
+    }
+    // Where all became unavailable since the view was published, the next view will panic: no reason to refuse now.
+    let fleet = &view.fleet;
+    let lags = || fleet.candidates().iter().all(|index| !fleet.endpoint(*index).available());
+    if refused == Reason::NoEndpoint && view.params.panic_below.get() > 0.0 && lags() {
+        let usable = |index: &u32| !fleet.endpoint(*index).is_unavailable(Unavailable::Disabled);
+        let untried = |index: &u32| !tried.as_slice().contains(index);
+        for index in fleet.candidates().iter().copied().filter(usable).filter(untried) {
+            if let Ok(permit) = enter(worker, view, index, now, rng) {
+                return Ok((index, permit));
             }
         }
     }

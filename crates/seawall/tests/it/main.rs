@@ -1,6 +1,7 @@
 //! The whole binary, from outside.
 
 mod attempts;
+mod balance;
 mod bodies;
 mod commands;
 mod deadlines;
@@ -9,6 +10,7 @@ mod docs;
 mod gate;
 mod http;
 mod limits;
+mod protect;
 mod rough;
 mod routes;
 mod strict;
