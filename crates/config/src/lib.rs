@@ -1,6 +1,6 @@
 //! Configuration from YAML: strict, with defaults, and with errors that point.
 //!
-//! [`load`] turns a [`Source`] into a value of any type that is `Deserialize`, `JsonSchema` and [`Check`], or into
+//! [`load()`] turns a [`Source`] into a value of any type that is `Deserialize`, `JsonSchema` and [`Check`], or into
 //! everything that is wrong with it, each with file, line, column, value and remedy. On the way, in this order:
 //!
 //! 1. parse to a tree that knows where each value stands;

@@ -1,7 +1,7 @@
 //! The road that a request takes: listeners, routing, admission, attempts, answers.
 //!
-//! A tier-3 room: it imports `model`, `policy` and `config`, and no other room of its tier. [`road`] is the way of a request;
-//! [`engine`] is what it is made of; [`service`], `discover` and `health` know the endpoints; [`Gateway`] is the whole.
+//! A tier-3 room: it imports `model`, `policy` and `config`, and no other room of its tier. `road` is the way of a request;
+//! `engine` is what it is made of; [`service`], `discover` and `health` know the endpoints; [`Gateway`] is the whole.
 #![forbid(unsafe_code)]
 
 mod access_log;

@@ -17,7 +17,7 @@ pub struct Explain {
     file: PathBuf,
     /// The request's method.
     method: String,
-    /// The request's URL, such as http://shop.example/cart?x=1.
+    /// The request's URL, such as `http://shop.example/cart?x=1`.
     url: String,
     /// A header field of the request. May be given several times.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]

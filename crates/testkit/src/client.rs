@@ -181,7 +181,6 @@ impl Client {
 }
 
 /// `GET path` on a connection of its own. Panics when there is no answer.
-#[must_use]
 pub fn get(addr: SocketAddr, path: &str) -> Response {
     Client::connect(addr).get(path)
 }
@@ -193,7 +192,6 @@ pub fn try_get(addr: SocketAddr, path: &str) -> io::Result<Response> {
 }
 
 /// Sends one request, given in full, on a connection of its own. Panics when there is no answer.
-#[must_use]
 pub fn request(addr: SocketAddr, request: &str) -> Response {
     Client::connect(addr).request(request)
 }

@@ -26,6 +26,12 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Optio
     }
 }
 
+/// Lets `span` pass between two pieces that a slow client or back end sends: its own pace is what is tested. Never to wait
+/// until something has happened; that is [`wait_until`].
+pub fn pace(span: Duration) {
+    thread::sleep(span);
+}
+
 /// A loopback address that nobody listens on at the moment. Another process may take it: prefer port 0 where the
 /// program under test can report what it got.
 #[must_use]

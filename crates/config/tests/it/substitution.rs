@@ -30,6 +30,15 @@ fn values_are_put_in() {
 }
 
 #[test]
+fn a_text_taken_verbatim_substitutes_nothing() {
+    let text =
+        "services:\n  a: {endpoints: ['a:1']}\ntags: ['${PATH}', $$x, '${', '${file:/etc/hostname}']\n";
+    let source = Source::new("seawall.yaml", text);
+    let root = config::load_verbatim::<Root>(&source).unwrap().value;
+    assert_eq!(root.tags.into_iter().collect::<Vec<_>>(), ["$$x", "${", "${PATH}", "${file:/etc/hostname}"]);
+}
+
+#[test]
 fn keys_are_not_substituted() {
     let root = load("services:\n  ${NAME}: {endpoints: [a:1]}\n").unwrap();
     assert!(root.services.contains_key("${NAME}"));

@@ -325,7 +325,7 @@ mod file_sd {
     #[test]
     fn json_is_read_however_it_is_laid_out() {
         for text in [
-            "[{\"targets\":[\"10.0.0.1:80\"],\"labels\":{\"path\":\"a\\/b \\u00e9\",\"weight\":\"2\"}}]",
+            "[{\"targets\":[\"10.0.0.1:80\"],\"labels\":{\"path\":\"a\\/b \\u00e9 \\ud83d\\ude00\",\"weight\":\"2\"}}]",
             "[\n\t{\n\t\t\"targets\": [\n\t\t\t\"10.0.0.1:80\"\n\t\t],\n\t\t\"labels\": {\"weight\": 2}\n\t}\n]\n",
             "[\r\n  {\"labels\" : {\"weight\" : 2},\r\n   \"targets\" : [\"10.0.0.1:80\"]}\r\n]\r\n",
         ] {

@@ -1,10 +1,10 @@
 //! Time: connect, attempt and request time-outs, and deadlines between hops.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
+use testkit::wait::pace;
 use testkit::{Client, Reply, Upstream, get};
 
 use crate::gate::{Gate, Manual, NUMB, RICH, plain, refusal, refused};
@@ -229,8 +229,8 @@ fn a_long_upload_does_not_use_up_the_services_time() {
     client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 40\r\n\r\n");
     let started = Instant::now();
     for _ in 0..40 {
-        // The client's own pace: as slow as it likes, within the time between two pieces.
-        thread::sleep(Duration::from_millis(10));
+        // As slow as it likes, within the time between two pieces.
+        pace(Duration::from_millis(10));
         client.send("x");
     }
     assert!(started.elapsed() > Duration::from_millis(200));

@@ -3,7 +3,7 @@
 use std::net::Shutdown;
 use std::thread;
 
-use testkit::wait::{PATIENCE, wait_until};
+use testkit::wait::{PATIENCE, pace, wait_until};
 use testkit::{Client, Reply, Upstream};
 
 use crate::gate::{Gate, Manual, NUMB, figure, plain, posting, refusal, refused};
@@ -98,7 +98,7 @@ fn a_slow_head_is_given_up_however_steadily_it_trickles() {
     let mut trickle = Client::over(client.stream().try_clone().expect("a socket")).expect("a socket");
     let trickling = thread::spawn(move || {
         while trickle.try_send("X: y\r\n").is_ok() && client_is_open(&trickle) {
-            thread::sleep(std::time::Duration::from_millis(5));
+            pace(std::time::Duration::from_millis(5));
         }
     });
     assert_eq!(refusal(&client.response()), (408, "head_timeout"));
