@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{self, Client};
+use crate::client::Client;
 use crate::sys;
 use crate::temp::TempDir;
 use crate::wait::{PATIENCE, wait_for, wait_until};
@@ -538,6 +538,6 @@ mod tests {
             eprintln!("nginx is not installed: nothing to see");
             return;
         };
-        assert_eq!(client::get(nginx.addr(), "/").text(), "nginx");
+        assert_eq!(crate::client::get(nginx.addr(), "/").text(), "nginx");
     }
 }
