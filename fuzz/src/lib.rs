@@ -4,6 +4,10 @@
 //! with what libFuzzer thinks of; the test replays `corpus` and damages it a little, with fixed seeds. To fuzz:
 //! `cargo +nightly fuzz run --features libfuzzer request_head`.
 
+mod config;
+
+pub use config::config;
+
 use std::fmt::Debug;
 
 use gateway::codec::{

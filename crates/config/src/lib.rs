@@ -27,7 +27,7 @@ mod tree;
 mod validate;
 
 pub use error::{ERRORS_MAX, Error, Errors};
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_verbatim};
 pub use lookup::{Answer, Environment, Lookup};
 pub use reference::{reference, schema};
 pub use report::{Check, Report};

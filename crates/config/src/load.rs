@@ -50,6 +50,25 @@ pub fn load<'s, T>(source: &'s Source, lookup: &dyn Lookup) -> Result<Loaded<'s,
 where
     T: DeserializeOwned + JsonSchema + Check,
 {
+    load_with(source, Some(lookup))
+}
+
+/// As [`load`], but nothing is substituted: a `$` is a `$`. For files that other programs write, who must not learn
+/// what this process's environment holds.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_verbatim<'s, T>(source: &'s Source) -> Result<Loaded<'s, T>, Errors>
+where
+    T: DeserializeOwned + JsonSchema + Check,
+{
+    load_with(source, None)
+}
+
+fn load_with<'s, T>(source: &'s Source, lookup: Option<&dyn Lookup>) -> Result<Loaded<'s, T>, Errors>
+where
+    T: DeserializeOwned + JsonSchema + Check,
+{
     let mut findings = Vec::new();
     let mut tree = match parse::parse(source, &mut findings) {
         Ok(tree) => tree,
@@ -58,7 +77,10 @@ where
             return Err(Errors::new(source, findings, false));
         }
     };
-    let (secrets, failed) = substitute(&mut tree, lookup, &mut findings);
+    let (secrets, failed) = match lookup {
+        Some(lookup) => substitute(&mut tree, lookup, &mut findings),
+        None => Default::default(),
+    };
     let shapes = Shapes::compile(&reference::schema::<T>());
     let verdict = validate(&tree, &shapes, &failed.iter().copied().collect::<HashSet<_>>());
     let mut dropped = Dropped::none(&tree);

@@ -41,6 +41,12 @@ impl<'r> Report<'r> {
         Report { problems: self.problems, steps: self.steps.clone() }.key(key)
     }
 
+    /// A report about an item of the list that stands here, counted from 0.
+    #[must_use]
+    pub fn at_index(&mut self, index: usize) -> Report<'_> {
+        Report { problems: self.problems, steps: self.steps.clone() }.index(index)
+    }
+
     /// Goes on to the value of a key.
     #[must_use]
     pub fn key(mut self, key: &str) -> Self {

@@ -5,10 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use model::{Criticality, Instant, Ratio};
+use parking_lot::Mutex;
 
 use crate::codec::{FieldId, RequestHead};
 use crate::config;
@@ -28,13 +34,27 @@ pub(crate) struct AccessLog {
     second: AtomicU64,
     failures: AtomicU32,
     lines: SyncSender<Message>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 enum Message {
     Line(Vec<u8>),
-    To(config::AccessLogTarget),
-    Reopen,
+    /// There is something to open.
+    Open,
+    /// Answered once every line before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// What the writer shares with everybody else. Not sent as messages: a queue full of lines must not keep the log from being
+/// turned away from the disk that is full.
+#[derive(Debug)]
+struct Shared {
+    to: Mutex<config::AccessLogTarget>,
+    /// Whether the target is to be opened anew.
+    open: AtomicBool,
+    /// Lines that could not be written.
+    lost: AtomicU64,
 }
 
 impl AccessLog {
@@ -43,11 +63,15 @@ impl AccessLog {
     /// # Errors
     /// The file cannot be opened, or the thread cannot be started.
     pub(crate) fn open(params: &config::AccessLog) -> io::Result<Self> {
-        let (to, target) = (params.to.clone(), Target::open(&params.to)?);
+        let target = Target::open(&params.to)?;
         let (lines, inbox) = sync_channel(WAITING_MAX);
-        std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write_lines(to, target, &inbox))?;
+        let shared = Arc::new(Shared {
+            to: Mutex::new(params.to.clone()),
+            open: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+        });
+        let writer = Writer { shared: Arc::clone(&shared), target, torn: false };
+        std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&inbox))?;
         let log = Self {
             enabled: AtomicBool::new(false),
             sample: AtomicU64::new(0),
@@ -55,6 +79,7 @@ impl AccessLog {
             second: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             lines,
+            shared,
         };
         log.set(params);
         Ok(log)
@@ -73,13 +98,36 @@ impl AccessLog {
     pub(crate) fn reconfigure(&self, params: &config::AccessLog) -> io::Result<()> {
         drop(Target::open(&params.to)?);
         self.set(params);
-        let _ = self.lines.send(Message::To(params.to.clone()));
+        *self.shared.to.lock() = params.to.clone();
+        self.reopen();
         Ok(())
     }
 
     /// Opens the file again: the old one was moved away.
     pub(crate) fn reopen(&self) {
-        let _ = self.lines.try_send(Message::Reopen);
+        self.shared.open.store(true, Release);
+        // When the queue is full the next line tells the writer.
+        let _ = self.lines.try_send(Message::Open);
+    }
+
+    /// Lines that the target did not take.
+    pub(crate) fn lost(&self) -> u64 {
+        self.shared.lost.load(Relaxed)
+    }
+
+    /// Waits until everything is written, at most `limit`: a target that takes nothing must not keep the process.
+    pub(crate) fn flush(&self, limit: Duration) {
+        let until = std::time::Instant::now() + limit;
+        let (done, written) = sync_channel(1);
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(again)) = self.lines.try_send(message) {
+            if std::time::Instant::now() >= until {
+                return;
+            }
+            message = again;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = written.recv_timeout(until.saturating_duration_since(std::time::Instant::now()));
     }
 
     /// Whether requests are logged at all.
@@ -193,11 +241,15 @@ impl Target {
         })
     }
 
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Off => Ok(()),
-            Self::Stdout => io::stdout().lock().write_all(line),
-            Self::File(file) => file.write_all(line),
+            Self::Off => Ok(bytes.len()),
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush().map(|()| bytes.len())
+            }
+            Self::File(file) => file.write(bytes),
         }
     }
 }
@@ -206,28 +258,81 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn write_lines(mut to: config::AccessLogTarget, mut target: Target, inbox: &Receiver<Message>) {
-    let mut failing = false;
-    while let Ok(message) = inbox.recv() {
-        let result = match message {
-            Message::Line(line) => target.write(&line),
-            Message::To(new) => {
-                to = new;
-                Target::open(&to).map(|opened| target = opened)
+/// The one that waits for the disk.
+struct Writer {
+    shared: Arc<Shared>,
+    target: Target,
+    /// The last line was cut because no more of it fitted.
+    torn: bool,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Message>) {
+        let mut failing = false;
+        while let Ok(message) = inbox.recv() {
+            let opened = self.open_if_asked();
+            let result = match message {
+                Message::Line(line) => {
+                    let written = self.write(&line);
+                    if written.is_err() {
+                        self.shared.lost.fetch_add(1, Relaxed);
+                    }
+                    opened.and(written)
+                }
+                Message::Open => opened,
+                Message::Flush(done) => {
+                    let _ = done.send(());
+                    continue;
+                }
+            };
+            // A full disk is said once, and once more when it is over.
+            match result {
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "access log cannot be written; lines are lost");
+                    failing = true;
+                }
+                Ok(()) if failing => {
+                    tracing::info!("access log can be written again");
+                    failing = false;
+                }
+                _ => {}
             }
-            Message::Reopen => Target::open(&to).map(|opened| target = opened),
-        };
-        // A full disk is said once, and once more when it is over.
-        match result {
-            Err(error) if !failing => {
-                tracing::warn!(%error, "access log cannot be written; lines are lost");
-                failing = true;
-            }
-            Ok(()) if failing => {
-                tracing::info!("access log can be written again");
-                failing = false;
-            }
-            _ => {}
         }
+    }
+
+    fn open_if_asked(&mut self) -> io::Result<()> {
+        if self.shared.open.swap(false, Acquire) {
+            let to = self.shared.to.lock().clone();
+            // Until it can be opened, lines go where they went.
+            self.target = Target::open(&to)?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+
+    /// Writes a whole line. One that was cut before is ended first, so that it spoils no other.
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.write_all(b"\n")?;
+            self.torn = false;
+        }
+        self.write_all(line)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            match self.target.write(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    left = &left[count..];
+                    self.torn = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.torn = false;
+        Ok(())
     }
 }

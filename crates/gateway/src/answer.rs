@@ -41,11 +41,13 @@ pub enum Reason {
     OutOfBuffers,
     /// The listener has as many connections as it may.
     TooManyConnections,
+    /// No file descriptor is left for a connection to an endpoint.
+    OutOfDescriptors,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 18] = [
+    pub const ALL: [Reason; 19] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -64,6 +66,7 @@ impl Reason {
         Self::UpstreamMalformed,
         Self::OutOfBuffers,
         Self::TooManyConnections,
+        Self::OutOfDescriptors,
     ];
 
     /// Its name in the header and in metrics.
@@ -88,6 +91,7 @@ impl Reason {
             Self::UpstreamMalformed => "upstream_malformed",
             Self::OutOfBuffers => "out_of_buffers",
             Self::TooManyConnections => "too_many_connections",
+            Self::OutOfDescriptors => "out_of_descriptors",
         }
     }
 
@@ -106,7 +110,8 @@ impl Reason {
             | Self::BulkheadFull
             | Self::NoEndpoint
             | Self::OutOfBuffers
-            | Self::TooManyConnections => 503,
+            | Self::TooManyConnections
+            | Self::OutOfDescriptors => 503,
             Self::DeadlineExceeded | Self::UpstreamTimeout => 504,
         }
     }
@@ -152,6 +157,8 @@ pub(crate) enum After {
     Keep,
     /// It is closed; the client is told so.
     Close,
+    /// It is closed because this process leaves; the client is told so.
+    Leave,
 }
 
 /// Writes the answer of a refusal.
@@ -186,6 +193,7 @@ pub(crate) fn status_line(out: &mut Vec<u8>, status: u16) {
 pub(crate) fn end_head(out: &mut Vec<u8>, after: After, http11: bool) {
     out.extend_from_slice(match (after, http11) {
         (After::Close, _) => b"connection: close\r\n\r\n".as_slice(),
+        (After::Leave, _) => b"seawall-lame-duck: 1\r\nconnection: close\r\n\r\n".as_slice(),
         (After::Keep, false) => b"connection: keep-alive\r\n\r\n".as_slice(),
         (After::Keep, true) => b"\r\n".as_slice(),
     });

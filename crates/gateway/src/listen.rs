@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config;
@@ -24,28 +25,76 @@ pub(crate) struct ListenerState {
     pub(crate) figures: Arc<ListenerFigures>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ListenerFigures {
     pub(crate) open: AtomicU32,
     pub(crate) accepted: AtomicU64,
     pub(crate) shed_limit: AtomicU64,
     pub(crate) shed_descriptors: AtomicU64,
+    room: Arc<Room>,
+}
+
+impl ListenerFigures {
+    /// Those of a listener whose connections share `room` with all others.
+    pub(crate) fn new(room: &Arc<Room>) -> Self {
+        Self {
+            open: AtomicU32::default(),
+            accepted: AtomicU64::default(),
+            shed_limit: AtomicU64::default(),
+            shed_descriptors: AtomicU64::default(),
+            room: Arc::clone(room),
+        }
+    }
 }
 
 impl ListenerState {
-    /// Counts a new connection in; answers whether the listener has room for it.
+    /// Counts a new connection in; answers whether the listener and the process have room for it.
     pub(crate) fn on_open(&self) -> bool {
-        self.figures.accepted.fetch_add(1, Relaxed);
-        let room = self.figures.open.fetch_add(1, Relaxed) < self.params.connections_max;
-        if !room {
-            self.figures.shed_limit.fetch_add(1, Relaxed);
+        let figures = &self.figures;
+        figures.accepted.fetch_add(1, Relaxed);
+        let listener = figures.open.fetch_add(1, Relaxed) < self.params.connections_max;
+        let process = figures.room.taken.fetch_add(1, Relaxed) < figures.room.max;
+        if !listener {
+            figures.shed_limit.fetch_add(1, Relaxed);
+        } else if !process {
+            figures.shed_descriptors.fetch_add(1, Relaxed);
         }
-        room
+        listener && process
     }
 
     /// Counts a connection out.
     pub(crate) fn on_close(&self) {
         self.figures.open.fetch_sub(1, Relaxed);
+        self.figures.room.taken.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The file descriptors that clients may take. The rest is for the ways to endpoints, without which those inside could not
+/// be served, and for what the process itself needs.
+#[derive(Debug)]
+pub(crate) struct Room {
+    taken: AtomicU32,
+    max: u32,
+}
+
+impl Room {
+    /// One eighth of `limit`, and at least this many, are not for clients.
+    const RESERVE_MIN: u64 = 8;
+    /// What a worker opens for itself and for a few listeners.
+    const PER_WORKER: u64 = 8;
+
+    /// Client connections open, over all listeners, those included that were taken away since.
+    pub(crate) fn taken(&self) -> u32 {
+        self.taken.load(Relaxed)
+    }
+
+    /// The room of a process that may open `limit` descriptors and has opened nothing for its listeners and workers yet.
+    pub(crate) fn new(limit: u64, workers: usize) -> Self {
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
+        let needed = open + Self::PER_WORKER * workers as u64 + (limit / 8).max(Self::RESERVE_MIN);
+        // Somebody is let in however small the limit: accepting fails by itself then.
+        let max = limit.saturating_sub(needed).max(1);
+        Self { taken: AtomicU32::new(0), max: u32::try_from(max).unwrap_or(u32::MAX) }
     }
 }
 
@@ -87,28 +136,10 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 
 /// Raises the soft limit of open files to the hard one; answers what it is then.
 pub(crate) fn raise_descriptor_limit() -> u64 {
-    rlimit::raise()
-}
-
-mod rlimit {
-    //! The one call that neither the standard library nor a dependency of ours wraps.
-    #![allow(unsafe_code)]
-
-    pub(super) fn raise() -> u64 {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: both calls only read and write the struct they are given, which lives on this stack.
-        unsafe {
-            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
-                return 1024;
-            }
-            let before = limit.rlim_cur;
-            limit.rlim_cur = limit.rlim_max;
-            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
-                return before;
-            }
-        }
-        limit.rlim_cur
-    }
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    current.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

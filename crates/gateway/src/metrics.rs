@@ -458,7 +458,7 @@ impl Exporter {
     }
 
     /// The figures of workers.
-    pub(crate) fn workers(&mut self, workers: &[Arc<WorkerMetrics>], buffers_max: u64) {
+    pub(crate) fn workers(&mut self, workers: &[Arc<WorkerMetrics>], buffers_max: u64, log_lost: u64) {
         let sum = |figure: &dyn Fn(&WorkerMetrics) -> u64| {
             workers.iter().map(|worker| figure(worker)).sum::<u64>() as f64
         };
@@ -490,7 +490,7 @@ impl Exporter {
             self.sample(metric, &[], value);
         }
         self.begin(&ACCESS_LOG_DROPPED);
-        self.sample(&ACCESS_LOG_DROPPED, &[], sum(&|w| w.log_dropped.get()));
+        self.sample(&ACCESS_LOG_DROPPED, &[], sum(&|w| w.log_dropped.get()) + log_lost as f64);
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry};
-use policy::attempts::{Condition, Decision, Facts, Failure, RetryPolicyParams, decide};
+use policy::attempts::{Condition, Decision, Facts, Failure, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
@@ -208,7 +208,7 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
 /// Answers a request that was refused before it was one.
 async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> Next {
     worker.metrics.refusals[refused.refusal.reason as usize].one();
-    let after = if worker.draining() { After::Close } else { refused.after };
+    let after = if worker.draining() { After::Leave } else { refused.after };
     let mut bytes = worker.buffers.take();
     refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11);
     if !write_all(worker, conn, bytes).await {
@@ -216,7 +216,7 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
     }
     match after {
         After::Keep => Next::Idle,
-        After::Close => Next::Linger,
+        After::Close | After::Leave => Next::Linger,
     }
 }
 
@@ -247,8 +247,17 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         let refusal = refusal_of(worker, &error);
         return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
     }
-    let way = Attempts { worker, conn, request, view, head, upload: &upload, interim: route.hedge.is_none() };
-    let found = find_answer(&way, retry, &mut served).await;
+    let way = Attempts {
+        worker,
+        conn,
+        request,
+        view,
+        retry,
+        head,
+        upload: &upload,
+        interim: route.hedge.is_none(),
+    };
+    let found = find_answer(&way, &mut served).await;
     let now = worker.now();
     served.latency = now.since(request.started);
     served.request_bytes = upload.borrow().bytes;
@@ -448,12 +457,8 @@ fn pick(
 }
 
 /// Attempts until there is an answer to deliver, or nothing more to hope for.
-async fn find_answer(
-    way: &Attempts<'_>,
-    retry: &RetryPolicyParams,
-    served: &mut Served,
-) -> Result<Answer, AttemptError> {
-    let Attempts { worker, request, view, .. } = *way;
+async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, AttemptError> {
+    let Attempts { worker, request, view, retry, .. } = *way;
     let metrics = request.route().metrics.shard(worker.id);
     let mut tried = Tried::default();
     let mut free_retry = true;
@@ -648,8 +653,8 @@ async fn deliver(
             }
             served.next = match after {
                 After::Keep => Next::Idle,
-                After::Close if upload.borrow().arrived() => Next::Close,
-                After::Close => Next::Linger,
+                After::Close | After::Leave if upload.borrow().arrived() => Next::Close,
+                After::Close | After::Leave => Next::Linger,
             };
         }
         Err(DownloadError::ClientGone) => {
@@ -677,8 +682,7 @@ async fn serve_fixed(
     status: u16,
     fields: &[u8],
 ) -> Served {
-    let unread = !request.body.finished();
-    let after = if unread || worker.draining() || conn.last_request() { After::Close } else { request.after };
+    let after = after_own(worker, conn, request, !request.body.finished());
     let mut bytes = worker.buffers.take();
     status_line(&mut bytes, status);
     bytes.extend(fields);
@@ -696,7 +700,7 @@ async fn serve_fixed(
         next: match after {
             _ if !written => Next::Close,
             After::Keep => Next::Idle,
-            After::Close => Next::Linger,
+            After::Close | After::Leave => Next::Linger,
         },
         ..Served::default()
     }
@@ -725,8 +729,7 @@ async fn finish_refused(
     worker.metrics.refusals[reason as usize].one();
     // A body that has not been read to its end makes the connection useless.
     let unread = upload.map_or(!request.body.finished(), |upload| !upload.borrow().arrived());
-    let close = unread || worker.draining() || conn.last_request();
-    let after = if close { After::Close } else { request.after };
+    let after = after_own(worker, conn, request, unread);
     let mut bytes = worker.buffers.take();
     refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11);
     served.latency = worker.tell_time().since(request.started);
@@ -736,9 +739,20 @@ async fn finish_refused(
     served.next = match after {
         _ if !write_all(worker, conn, bytes).await => Next::Close,
         After::Keep => Next::Idle,
-        After::Close => Next::Linger,
+        After::Close | After::Leave => Next::Linger,
     };
     served
+}
+
+/// What the connection does after an answer of our own to a request whose body may be `unread`.
+fn after_own(worker: &Worker, conn: &Conn, request: &Request, unread: bool) -> After {
+    if worker.draining() {
+        After::Leave
+    } else if unread || conn.last_request() {
+        After::Close
+    } else {
+        request.after
+    }
 }
 
 /// Writes `bytes` to the client; answers whether it took them in time.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
-use crate::listen::{self, Listener, ListenerFigures, ListenerState};
+use crate::listen::{self, Listener, ListenerFigures, ListenerState, Room};
 use crate::metrics::{Ending, Exporter, WorkerMetrics};
 use crate::router::Router;
 use crate::service::{Clock, Event, Service, ServiceStatus, Services};
@@ -26,6 +26,8 @@ use crate::snapshot::{Snapshot, route_state};
 
 /// Commands that may wait for a busy worker.
 const COMMANDS_MAX: usize = 64;
+/// How long the end waits for the access log.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 /// Changes kept for the status page.
 const CHANGES_MAX: usize = 128;
 
@@ -126,6 +128,8 @@ struct Inner {
     /// Somebody asked to stop at once.
     stop: CancellationToken,
     buffer_bytes_max: u64,
+    /// Shared by the connections of all listeners.
+    room: Arc<Room>,
 }
 
 struct WorkerHandle {
@@ -160,6 +164,7 @@ impl Gateway {
     /// The first kind of trouble found, all of that kind: nothing is left open.
     pub fn build(config: Config) -> Result<Self, BuildError> {
         check(&config)?;
+        let router = router(&config)?;
         let clock = Clock::new();
         let descriptors = listen::raise_descriptor_limit();
         tracing::debug!(descriptors, "open files allowed");
@@ -167,13 +172,14 @@ impl Gateway {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers as usize,
         };
-        let listeners = bind_missing(&config, &BTreeMap::new(), count)?;
+        let room = Arc::new(Room::new(descriptors, count));
+        let listeners = bind_missing(&config, &BTreeMap::new(), count, &room)?;
         let access_log = AccessLog::open(&config.access_log).map_err(BuildError::AccessLog)?;
         let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
         let control = control_runtime().map_err(BuildError::Control)?;
         let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
         let running = services.apply(&config.services);
-        let snapshot = snapshot(1, &config, running, None, count, clock)?;
+        let snapshot = snapshot(1, &config, router, running, None, count, clock);
         let buffer_bytes_max = config.limits.buffers.get();
         let shared = Arc::new(Shared::new(clock, snapshot, config.limits.idle_upstream, access_log));
         let metrics: Vec<_> = (0..count).map(|_| WorkerMetrics::new()).collect();
@@ -211,6 +217,7 @@ impl Gateway {
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             buffer_bytes_max,
+            room,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -241,6 +248,7 @@ impl Gateway {
             })?;
             *handle.thread.lock() = Some(thread);
         }
+        inner.wait_for_endpoints().await;
         {
             let mut state = inner.state.lock();
             for open in state.listeners.values_mut() {
@@ -270,16 +278,16 @@ impl Gateway {
         for handle in &inner.workers {
             let _ = handle.commands.send(Command::Phase).await;
         }
-        tracing::info!(connections = inner.connections(), finish = %drain.finish, "draining: finishing");
+        tracing::info!(connections = inner.room.taken(), finish = %drain.finish, "draining: finishing");
         let finished = async {
-            while inner.connections() > 0 {
+            while inner.room.taken() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         tokio::select! {
             () = finished => {}
             () = tokio::time::sleep(drain.finish.get()) => {
-                tracing::warn!(connections = inner.connections(), "closing connections that did not finish in time");
+                tracing::warn!(connections = inner.room.taken(), "closing connections that did not finish in time");
             }
             () = inner.stop.cancelled() => {}
         }
@@ -293,6 +301,7 @@ impl Gateway {
                 let _ = thread.join();
             }
         }
+        inner.shared.access_log.flush(LOG_PATIENCE);
         tracing::info!("drained");
     }
 
@@ -332,14 +341,15 @@ impl Gateway {
         }
         let workers = inner.workers.len();
         // Whatever can fail comes first.
-        let mut fresh = bind_missing(&config, &state.listeners, workers)?;
+        let router = router(&config)?;
+        let mut fresh = bind_missing(&config, &state.listeners, workers, &inner.room)?;
         if state.config.access_log != config.access_log {
             inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
         }
         let summary = difference(&state.config, &config, state.version + 1);
         let running = inner.services.apply(&config.services);
         let before = inner.shared.snapshot();
-        let next = snapshot(summary.version, &config, running, Some(&before), workers, inner.clock)?;
+        let next = snapshot(summary.version, &config, router, running, Some(&before), workers, inner.clock);
         inner.shared.publish(next);
         inner.shared.set_idle_upstream_max(config.limits.idle_upstream);
 
@@ -450,7 +460,7 @@ impl Gateway {
         let snapshot = inner.shared.snapshot();
         let routes: Vec<_> = snapshot.routes.iter().map(|route| (&*route.name, &*route.metrics)).collect();
         out.routes(&routes);
-        out.workers(&inner.metrics, inner.buffer_bytes_max);
+        out.workers(&inner.metrics, inner.buffer_bytes_max, inner.shared.access_log.lost());
         let state = inner.state.lock();
         let listeners: Vec<_> =
             state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
@@ -469,9 +479,19 @@ impl Gateway {
 }
 
 impl Inner {
-    fn connections(&self) -> u32 {
-        let state = self.state.lock();
-        state.listeners.values().map(|open| open.listener.state.read().figures.open.load(Relaxed)).sum()
+    /// Gives names a moment to be looked up, so that the first requests do not find services without endpoints. A name that
+    /// nobody answers for does not keep the others waiting for long.
+    async fn wait_for_endpoints(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let known = async {
+            let lacking = || self.services.all().iter().any(|one| one.service().view().targets.is_empty());
+            while lacking() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, known).await.is_err() {
+            tracing::warn!("not every service has endpoints yet; serving all the same");
+        }
     }
 
     /// Gives each worker its socket.
@@ -519,6 +539,7 @@ fn bind_missing(
     config: &Config,
     open: &BTreeMap<SocketAddr, Open>,
     workers: usize,
+    room: &Arc<Room>,
 ) -> Result<BTreeMap<SocketAddr, Open>, BuildError> {
     let mut fresh = BTreeMap::new();
     let mut errors = Vec::new();
@@ -529,7 +550,7 @@ fn bind_missing(
                     name: listener_name(params, address),
                     address,
                     params: params.clone(),
-                    figures: Arc::new(ListenerFigures::default()),
+                    figures: Arc::new(ListenerFigures::new(room)),
                 };
                 let listener = Arc::new(Listener { state: RwLock::new(Arc::new(state)) });
                 fresh.insert(params.address, Open { listener, stop: CancellationToken::new(), sockets });
@@ -544,18 +565,22 @@ fn listener_name(params: &config::Listener, address: SocketAddr) -> String {
     params.name.clone().unwrap_or_else(|| address.to_string())
 }
 
+/// Compiles the routes. Services are numbered in the order of their names, as [`Services::apply`] answers them.
+fn router(config: &Config) -> Result<Router, BuildError> {
+    let numbers: HashMap<&str, usize> =
+        config.services.keys().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
+    Router::build(&config.routes, |name| numbers.get(name).copied()).map_err(BuildError::Invalid)
+}
+
 fn snapshot(
     version: u64,
     config: &Config,
+    router: Router,
     services: Vec<Arc<Service>>,
     before: Option<&Snapshot>,
     workers: usize,
     clock: Clock,
-) -> Result<Snapshot, BuildError> {
-    let index: HashMap<&str, usize> =
-        services.iter().enumerate().map(|(index, service)| (&*service.name, index)).collect();
-    let router =
-        Router::build(&config.routes, |name| index.get(name).copied()).map_err(BuildError::Invalid)?;
+) -> Snapshot {
     let known: HashMap<&str, _> = before
         .map(|before| before.routes.iter().map(|route| (&*route.name, route)).collect())
         .unwrap_or_default();
@@ -570,14 +595,14 @@ fn snapshot(
         || Arc::new(RetryBudget::new(&config.retry_budget, workers, now)),
         |before| Arc::clone(&before.retry_budget),
     );
-    Ok(Snapshot {
+    Snapshot {
         version,
         router,
         routes,
         services: services.into(),
         retry_budget,
         retry_budget_params: config.retry_budget.clone(),
-    })
+    }
 }
 
 fn size(config: &Config) -> String {

@@ -13,6 +13,7 @@ use core::sync::atomic::{
 use core::time::Duration;
 
 use model::{Instant, Verdict};
+use serde::{Deserialize, Serialize};
 
 pub use params::BreakerParams;
 
@@ -46,10 +47,13 @@ impl State {
 }
 
 /// What an operator says about a breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Force {
     /// It decides by itself.
+    #[default]
     Auto,
     /// It refuses every call.
     Open,
@@ -191,7 +195,7 @@ impl Breaker {
         Self {
             hot: Padded(Hot {
                 word: AtomicU64::new(Word::closed(0).pack()),
-                force: AtomicU8::new(Force::Auto as u8),
+                force: AtomicU8::new(params.force as u8),
                 until: AtomicU64::new(0),
                 judge_at: AtomicU64::new(0),
             }),

@@ -287,9 +287,10 @@ impl Endpoint {
     }
 
     /// It starts anew (joined, restarted, recovered): slow start counts from `now`, with the next
-    /// [`Fleet`](crate::Fleet).
+    /// [`Fleet`](crate::Fleet). Errors of its past life count no more: that it starts slowly is caution enough.
     pub fn on_join(&self, now: Instant) {
         self.hot.joined.store(now.as_nanos(), Relaxed);
+        self.hot.errors.set(0.0, now);
     }
 
     /// When it joined.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use model::{Instant, Ratio};
 
-use crate::slow_start::SlowStartParams;
+use crate::slow_start::{Slope, SlowStartParams};
 use crate::{Endpoint, Rng, Unavailable, mix};
 
 /// An immutable picture of a service's endpoints. Rebuilt when the set, a weight or an endpoint's availability
@@ -25,7 +25,7 @@ pub struct Fleet {
 
 #[derive(Debug)]
 struct Ramp {
-    params: SlowStartParams,
+    slope: Slope,
     /// When the oldest candidate joined: its share is the largest.
     oldest: Instant,
     /// When the youngest candidate's window ends.
@@ -33,12 +33,19 @@ struct Ramp {
 }
 
 impl Ramp {
-    /// A candidate's share of its weight relative to the oldest candidate's; 1 once all windows are over.
-    fn share(&self, endpoint: &Endpoint, now: Instant) -> f64 {
+    /// A candidate's and the oldest candidate's share of their weights; both 1 once all windows are over.
+    fn shares(&self, endpoint: &Endpoint, now: Instant) -> (f64, f64) {
         if now >= self.over {
-            return 1.0;
+            return (1.0, 1.0);
         }
-        self.params.share(now.since(endpoint.joined())) / self.params.share(now.since(self.oldest))
+        let share = |joined: Instant| self.slope.share(now.as_nanos().saturating_sub(joined.as_nanos()));
+        (share(endpoint.joined()), share(self.oldest))
+    }
+
+    /// Whether a draw of this candidate stands that drew the number `drawn` in [0, 1).
+    fn admits(&self, endpoint: &Endpoint, now: Instant, drawn: impl FnOnce() -> f64) -> bool {
+        let (own, oldest) = self.shares(endpoint, now);
+        own >= oldest || drawn() * oldest < own
     }
 }
 
@@ -92,8 +99,8 @@ impl Fleet {
         // settled + floor × new ≥ (settled + new) / 2
         let floor = params.weight_min.get().max(0.5 - settled / (2.0 * new));
         let weight_min = Ratio::new(floor).unwrap_or(Ratio::ONE);
-        self.ramp =
-            Some(Ramp { params: SlowStartParams { window: params.window, weight_min }, oldest, over });
+        let slope = Slope::new(&SlowStartParams { window: params.window, weight_min });
+        self.ramp = Some(Ramp { slope, oldest, over });
         self
     }
 
@@ -134,25 +141,23 @@ impl Fleet {
     /// A candidate's share of its weight by slow start, relative to the oldest candidate's. 1 without a ramp.
     #[must_use]
     pub fn ramp_share(&self, endpoint: &Endpoint, now: Instant) -> f64 {
-        self.ramp.as_ref().map_or(1.0, |ramp| ramp.share(endpoint, now))
+        self.ramp.as_ref().map_or(1.0, |ramp| {
+            let (own, oldest) = ramp.shares(endpoint, now);
+            own / oldest
+        })
     }
 
     /// Whether slow start lets a draw of this candidate stand; otherwise draw again. By chance, so that it gets its
     /// share of draws.
     pub(crate) fn admits(&self, endpoint: &Endpoint, now: Instant, rng: &mut Rng) -> bool {
-        self.ramp.is_none() || {
-            let share = self.ramp_share(endpoint, now);
-            share >= 1.0 || rng.f64() < share
-        }
+        self.ramp.as_ref().is_none_or(|ramp| ramp.admits(endpoint, now, || rng.f64()))
     }
 
     /// Whether slow start lets this candidate have `key`. By the key, so that during the ramp a key moves to a
     /// newcomer once and stays.
     pub(crate) fn admits_key(&self, endpoint: &Endpoint, now: Instant, key: u64) -> bool {
-        self.ramp.is_none() || {
-            let share = self.ramp_share(endpoint, now);
-            share >= 1.0 || unit(mix(key ^ endpoint.key().rotate_left(32))) < share
-        }
+        let drawn = || unit(mix(key ^ endpoint.key().rotate_left(32)));
+        self.ramp.as_ref().is_none_or(|ramp| ramp.admits(endpoint, now, drawn))
     }
 }
 

@@ -33,12 +33,28 @@ impl SlowStartParams {
     /// [`Fleet::with_slow_start`](crate::Fleet::with_slow_start).
     #[must_use]
     pub fn share(&self, age: Duration) -> f64 {
-        let window = self.window.get();
-        if age >= window {
-            return 1.0;
-        }
-        let floor = self.weight_min.get();
-        floor + (1.0 - floor) * (age.as_secs_f64() / window.as_secs_f64())
+        Slope::new(self).share(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// [`SlowStartParams::share`] without its divisions, for every draw of every pick. Times are nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slope {
+    floor: f64,
+    per_nano: f64,
+    window: u64,
+}
+
+impl Slope {
+    pub(crate) fn new(params: &SlowStartParams) -> Self {
+        let floor = params.weight_min.get();
+        let window = u64::try_from(params.window.get().as_nanos()).unwrap_or(u64::MAX);
+        Self { floor, per_nano: (1.0 - floor) / window as f64, window }
+    }
+
+    /// The share at this age.
+    pub(crate) fn share(self, age: u64) -> f64 {
+        if age >= self.window { 1.0 } else { (self.floor + self.per_nano * age as f64).min(1.0) }
     }
 }
 

@@ -161,8 +161,13 @@ impl App {
 }
 
 impl Shared {
-    /// Reads the configuration again and puts it in force. When anything is wrong with it the old one stays.
+    /// Reads the configuration again and puts it in force. When anything is wrong with it the old one stays; a process that
+    /// leaves takes no new one.
     pub fn reload(&self, who: &str) {
+        if self.phase() != "serving" {
+            warn!(who, "not reloaded: the process is leaving");
+            return;
+        }
         let outcome = self.source.load().and_then(|loaded| {
             self.refuse_what_needs_a_restart(&loaded)?;
             let summary =

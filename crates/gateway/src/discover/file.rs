@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::config::{Check, Errors, Report, Source};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{self, Instant};
@@ -122,39 +124,67 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(content)
 }
 
-#[derive(Deserialize)]
+/// What stands in the file.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Groups(Vec<Group>);
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Group {
+    /// Endpoints, each as `host:port`.
     targets: Vec<String>,
+    /// What is known of them all.
     #[serde(default)]
     labels: BTreeMap<String, Value>,
 }
 
-/// The targets of a file: JSON if it is called so, YAML otherwise, as Prometheus does it.
-fn parse(path: &Path, content: &[u8]) -> Result<Vec<EndpointParams>, String> {
-    let text = std::str::from_utf8(content).map_err(|error| format!("it is not text: {error}"))?;
-    if text.trim().is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    let groups: Vec<Group> = if path.extension().is_some_and(|extension| extension == "json") {
-        serde_json::from_str(text).map_err(|error| error.to_string())?
-    } else {
-        serde_saphyr::from_str(text).map_err(|error| error.to_string())?
-    };
-    let mut entries = Vec::new();
-    for Group { targets, labels } in groups {
-        let weight = weight(&labels)?;
-        for address in targets {
-            if !is_host_and_port(&address) {
-                return Err(format!("target `{address}` is not `host:port`"));
+impl Check for Groups {
+    fn check(&self, report: &mut Report<'_>) {
+        for (index, Group { targets, labels }) in self.0.iter().enumerate() {
+            if let Err((label, problem)) = weight(labels) {
+                report.at_index(index).key("labels").key(label).error(problem, "give a whole number");
             }
-            entries.push(EndpointParams { address, weight });
+            for (nth, target) in targets.iter().enumerate().filter(|(_, target)| !is_host_and_port(target)) {
+                let problem = format!("`{target}` is not `host:port`");
+                report.at_index(index).key("targets").index(nth).error(problem, "as `10.0.0.1:8080`");
+            }
         }
     }
+}
+
+/// The targets of a file: YAML, of which JSON is a part.
+fn parse(path: &Path, content: &[u8]) -> Result<Vec<EndpointParams>, String> {
+    let source = Source::from_bytes(path.display().to_string(), content.to_vec()).map_err(|e| first(&e))?;
+    if source.text().trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let Groups(groups) = ::config::load_verbatim(&source).map_err(|errors| first(&errors))?.value;
+    let entries: Vec<_> = groups
+        .into_iter()
+        .flat_map(|Group { targets, labels }| {
+            let weight = weight(&labels).unwrap_or(1);
+            targets.into_iter().map(move |address| EndpointParams { address, weight })
+        })
+        .collect();
     if entries.is_empty() { Err("it names no target".to_owned()) } else { Ok(entries) }
 }
 
-fn weight(labels: &BTreeMap<String, Value>) -> Result<u32, String> {
+/// The first error on one line, and how many there are more.
+fn first(errors: &Errors) -> String {
+    let mut all = errors.iter();
+    let Some(error) = all.next() else { return errors.to_string() };
+    let place =
+        error.position.map_or_else(String::new, |at| format!("line {}, column {}: ", at.line, at.column));
+    let more = match all.len() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    format!("{place}{}{more}", error.message)
+}
+
+/// The weight that the labels give, or the label that does not and why.
+fn weight(labels: &BTreeMap<String, Value>) -> Result<u32, (&'static str, String)> {
     let Some((label, value)) = WEIGHT_LABELS.iter().find_map(|label| Some((label, labels.get(*label)?)))
     else {
         return Ok(1);
@@ -163,7 +193,7 @@ fn weight(labels: &BTreeMap<String, Value>) -> Result<u32, String> {
         Value::String(text) => text.parse().ok(),
         other => other.as_u64().and_then(|number| u32::try_from(number).ok()),
     };
-    number.ok_or_else(|| format!("label `{label}` is no whole number: {value}"))
+    number.ok_or_else(|| (*label, format!("{value} is no whole number")))
 }
 
 fn is_host_and_port(target: &str) -> bool {

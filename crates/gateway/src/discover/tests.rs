@@ -311,6 +311,30 @@ mod file_sd {
         Running::start(file.source()).set(&["localhost:80=127.0.0.1:80 ×3", "10.0.0.1:80 ×1"]).await;
     }
 
+    /// What a file of another program says is no instruction to look into this process's environment.
+    #[test]
+    fn a_dollar_is_a_dollar() {
+        let text = "- targets: ['10.0.0.1:80']\n  labels: {pattern: '${PATH}', weight: 2}\n";
+        let file = Written::new("dollar.yaml", text);
+        assert_eq!(show(&file.source().subscribe().borrow()), ["10.0.0.1:80 ×2"]);
+        file.write("- targets: ['${PATH}:80']\n");
+        let discovery = file.source().subscribe().borrow().clone();
+        assert_eq!(discovery.set.map(|set| set.len()), None);
+    }
+
+    #[test]
+    fn json_is_read_however_it_is_laid_out() {
+        for text in [
+            "[{\"targets\":[\"10.0.0.1:80\"],\"labels\":{\"path\":\"a\\/b \\u00e9\",\"weight\":\"2\"}}]",
+            "[\n\t{\n\t\t\"targets\": [\n\t\t\t\"10.0.0.1:80\"\n\t\t],\n\t\t\"labels\": {\"weight\": 2}\n\t}\n]\n",
+            "[\r\n  {\"labels\" : {\"weight\" : 2},\r\n   \"targets\" : [\"10.0.0.1:80\"]}\r\n]\r\n",
+        ] {
+            let file = Written::new("layout.json", text);
+            let discovery = file.source().subscribe().borrow().clone();
+            assert_eq!(show(&discovery), ["10.0.0.1:80 ×2"], "{text}: {:?}", discovery.trouble);
+        }
+    }
+
     #[tokio::test]
     async fn a_file_that_is_wrong_empty_or_gone_keeps_the_last_good_set_and_says_why() {
         let good = "- targets: ['10.0.0.1:80']\n";
@@ -319,10 +343,14 @@ mod file_sd {
             (" \n", "empty"),
             ("[]", "no target"),
             ("- targets: []", "no target"),
-            ("- targets: ['10.0.0.1']", "not `host:port`"),
-            ("- targets: ['10.0.0.1:80'", ""),
-            ("- target: ['10.0.0.1:80']", "target"),
-            ("- targets: ['10.0.0.2:80']\n  labels: {weight: heavy}", "whole number"),
+            ("- targets: ['10.0.0.1']", "line 1, column 13: [0].targets[0]: `10.0.0.1` is not `host:port`"),
+            ("- targets: ['10.0.0.1:80'", "line "),
+            ("- target: ['10.0.0.1:80']", "line 1, column 3: "),
+            (
+                "- targets: ['10.0.0.2:80']\n  labels: {weight: heavy}",
+                "line 2, column 20: [0].labels.weight: \"heavy\" is no whole number",
+            ),
+            ("- targets: ['a b', c]", "(and 1 more)"),
         ];
         for (wrong, why) in cases {
             let file = Written::new("wrong.yml", good);

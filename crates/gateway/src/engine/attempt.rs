@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
 use policy::Ended;
+use policy::attempts::RetryPolicyParams;
 use policy::breaker::{CallEnd, Permit};
 use tokio::net::TcpStream;
 
@@ -219,6 +220,7 @@ pub(crate) struct Attempts<'a> {
     pub(crate) conn: &'a Conn,
     pub(crate) request: &'a Request,
     pub(crate) view: &'a View,
+    pub(crate) retry: &'a RetryPolicyParams,
     pub(crate) head: &'a [u8],
     pub(crate) upload: &'a RefCell<Upload>,
     /// Interim answers are passed on; not while two attempts race.
@@ -269,8 +271,7 @@ async fn send_and_wait(
     now: Instant,
 ) -> Result<Incoming, AttemptError> {
     let (worker, conn, view) = (way.worker, way.conn, way.view);
-    let retry = way.request.route().params.retry.as_ref().unwrap_or(&view.params.retry);
-    let attempt_timeout = retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
+    let attempt_timeout = way.retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
@@ -334,6 +335,10 @@ async fn connect(
     let result = poll_fn(|cx| {
         way.conn.alarm.wake_me(cx.waker());
         match connecting.as_mut().poll(cx) {
+            Poll::Ready(Err(error)) if worker.on_io_error(&error) => {
+                // Our shortage says nothing about the endpoint.
+                Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)))
+            }
             Poll::Ready(result) => Poll::Ready(result.map_err(AttemptError::Connect)),
             Poll::Pending if way.conn.alarm.rung() => Poll::Ready(Err(AttemptError::ConnectTimeout)),
             Poll::Pending if way.upload.borrow().arrived() => {
@@ -348,10 +353,6 @@ async fn connect(
             worker.metrics.connects.one();
             // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
             let _ = stream.set_nodelay(true);
-        }
-        Err(AttemptError::Connect(error)) => {
-            worker.metrics.connect_failures.one();
-            worker.on_io_error(error);
         }
         Err(_) => worker.metrics.connect_failures.one(),
     }
@@ -583,14 +584,9 @@ impl Exchange<'_, '_> {
 
         let dechunk = !request.http11 && head.framing == Framing::Chunked;
         let early = !self.way.upload.borrow().arrived();
-        let draining = worker.draining();
-        let after = if upgraded
-            || early
-            || draining
-            || dechunk
-            || head.framing == Framing::UntilClose
-            || conn.last_request()
-        {
+        let after = if worker.draining() {
+            After::Leave
+        } else if upgraded || early || dechunk || head.framing == Framing::UntilClose || conn.last_request() {
             After::Close
         } else {
             request.after
@@ -648,7 +644,7 @@ impl Exchange<'_, '_> {
                 write_sticky(params, &cookie, &mut out);
             }
         }
-        if draining {
+        if after == After::Leave {
             out.extend(b"seawall-lame-duck: 1\r\n");
         }
         match (upgraded, after) {
@@ -657,7 +653,7 @@ impl Exchange<'_, '_> {
                 out.extend(head.upgrade.unwrap_or_default());
                 out.extend(b"\r\n");
             }
-            (false, After::Close) => out.extend(b"connection: close\r\n"),
+            (false, After::Close | After::Leave) => out.extend(b"connection: close\r\n"),
             (false, After::Keep) if !request.http11 => out.extend(b"connection: keep-alive\r\n"),
             (false, After::Keep) => {}
         }
@@ -668,9 +664,11 @@ impl Exchange<'_, '_> {
         let download = if upgraded {
             // Already the other protocol: passed on behind the head.
             out.extend(rest);
-            Download::new(body, out, false, &[])
+            Download::new(body, out, false, &[], None)
         } else {
-            Download::new(body, out, dechunk, rest)
+            // Neither tried again nor raced by another attempt: this is the answer.
+            let certain = self.way.interim && !self.way.retry.statuses.contains(&head.status);
+            Download::new(body, out, dechunk, rest, certain.then_some(conn))
         };
         let download = download.map_err(|error| match error {
             DownloadError::Malformed(malformed) => AttemptError::Malformed(malformed),

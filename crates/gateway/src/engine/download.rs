@@ -1,5 +1,6 @@
 //! An answer on its way to the client.
 
+use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
@@ -45,13 +46,17 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// `pending` holds the head; `first` is what arrived behind it.
+    /// `pending` holds the head; `first` is what arrived behind it. With `client`, the answer is certain to go out, so that a
+    /// large `first` is offered to the client at once, straight from the read buffer.
     pub(crate) fn new(
         body: Body,
         pending: Buffer,
         dechunk: bool,
         first: &[u8],
+        client: Option<&Conn>,
     ) -> Result<Self, DownloadError> {
+        /// Smaller ones are cheaper copied behind the head.
+        const LARGE: usize = 2048;
         let mut download = Self {
             body,
             pending,
@@ -62,10 +67,37 @@ impl Download {
             waits: Waits::Upstream,
             progress: false,
         };
-        if !first.is_empty() || download.body.finished() {
-            download.feed(first)?;
+        match client {
+            Some(client) if first.len() >= LARGE && download.verbatim() => download.offer(client, first)?,
+            _ if first.is_empty() && !download.body.finished() => {}
+            _ => download.feed(first)?,
         }
         Ok(download)
+    }
+
+    /// Whether the body's bytes are the client's as they come, with nothing to add behind them.
+    fn verbatim(&self) -> bool {
+        !self.dechunk && matches!(self.body, Body::Length(_) | Body::UntilClose)
+    }
+
+    /// Writes what is pending and `input` in one call, and keeps what the client does not take.
+    fn offer(&mut self, client: &Conn, input: &[u8]) -> Result<(), DownloadError> {
+        let input = self.account(input)?;
+        let both = [IoSlice::new(&self.pending), IoSlice::new(input)];
+        // A failure shows again when the rest is written.
+        let taken = client.stream.borrow().try_write_vectored(&both).unwrap_or(0);
+        let head = taken.min(self.pending.len());
+        self.pending.consume(head);
+        self.pending.extend(&input[taken - head..]);
+        Ok(())
+    }
+
+    /// Counts `input` as arrived and answers the part of it that goes on.
+    fn account<'i>(&mut self, input: &'i [u8]) -> Result<&'i [u8], DownloadError> {
+        let advance = self.body.advance(input).map_err(DownloadError::Malformed)?;
+        self.overrun |= advance.consumed < input.len();
+        self.bytes += advance.forward as u64;
+        Ok(&input[..advance.forward])
     }
 
     /// Whether all of the answer has come from the endpoint.
@@ -78,19 +110,22 @@ impl Download {
         self.dechunk || matches!(self.body, Body::UntilClose)
     }
 
+    /// Appends `input` to what is pending, as the client gets it.
     fn feed(&mut self, input: &[u8]) -> Result<(), DownloadError> {
-        let before = self.pending.len();
-        let advance = if self.dechunk {
+        if self.dechunk {
+            let before = self.pending.len();
             let pending = &mut self.pending;
-            self.body.advance_data(input, |data| pending.extend(data)).map_err(DownloadError::Malformed)?
-        } else {
-            let advance = self.body.advance(input).map_err(DownloadError::Malformed)?;
-            self.pending.extend(&input[..advance.forward]);
-            advance
-        };
-        self.bytes += (self.pending.len() - before) as u64;
-        self.overrun |= advance.consumed < input.len();
-        if advance.done && !self.dechunk && matches!(self.body, Body::Chunked(_)) {
+            let advance = self
+                .body
+                .advance_data(input, |data| pending.extend(data))
+                .map_err(DownloadError::Malformed)?;
+            self.bytes += (self.pending.len() - before) as u64;
+            self.overrun |= advance.consumed < input.len();
+            return Ok(());
+        }
+        let input = self.account(input)?;
+        self.pending.extend(input);
+        if self.body.finished() && matches!(self.body, Body::Chunked(_)) {
             write_last_chunk(self.body.trailers(), &mut self.pending);
         }
         Ok(())
@@ -125,28 +160,13 @@ impl Download {
                 Ok(0) | Err(_) => return Poll::Ready(Err(DownloadError::Truncated)),
                 Ok(count) => {
                     self.progress = true;
-                    // The common case of a long body: straight from the read buffer to the client.
-                    if !self.dechunk && matches!(self.body, Body::Length(_) | Body::UntilClose) {
-                        self.pass(cx, conn, &scratch[..count])?;
+                    if self.verbatim() {
+                        self.offer(conn, &scratch[..count])?;
                     } else {
                         self.feed(&scratch[..count])?;
                     }
                 }
             }
         }
-    }
-
-    /// Writes what the client takes at once and keeps the rest.
-    fn pass(&mut self, cx: &mut Context<'_>, conn: &Conn, input: &[u8]) -> Result<(), DownloadError> {
-        let advance = self.body.advance(input).map_err(DownloadError::Malformed)?;
-        self.overrun |= advance.consumed < input.len();
-        self.bytes += advance.forward as u64;
-        let written = match conn.poll_write(cx, &input[..advance.forward]) {
-            Poll::Ready(Ok(count)) => count,
-            Poll::Ready(Err(_)) => return Err(DownloadError::ClientGone),
-            Poll::Pending => 0,
-        };
-        self.pending.extend(&input[written..advance.forward]);
-        Ok(())
     }
 }

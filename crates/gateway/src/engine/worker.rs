@@ -35,6 +35,8 @@ const SCRATCH: usize = 64 * 1024;
 /// How long a connection that is closed early is heard out, and how much.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
+/// How long nothing is accepted after file descriptors ran out and nothing could be done about it.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -64,6 +66,8 @@ pub(crate) struct Shared {
     version: AtomicU64,
     phase: AtomicU8,
     idle_upstream_max: AtomicU64,
+    /// How often a worker ran out of file descriptors: the others look at it to give up what idles.
+    shortages: AtomicU64,
     pub(crate) access_log: AccessLog,
 }
 
@@ -80,6 +84,7 @@ impl Shared {
             snapshot: RwLock::new(Arc::new(snapshot)),
             phase: AtomicU8::new(Phase::Serving as u8),
             idle_upstream_max: AtomicU64::new(idle_upstream_max.into()),
+            shortages: AtomicU64::new(0),
             access_log,
         }
     }
@@ -203,11 +208,19 @@ impl Worker {
         self.shared.phase() != Phase::Serving
     }
 
-    /// Makes room when an error says that file descriptors have run out.
-    pub(crate) fn on_io_error(&self, error: &io::Error) {
-        if is_out_of_descriptors(error) {
-            self.pool.clear();
+    /// Makes room when an error says that file descriptors have run out; answers whether it does.
+    pub(crate) fn on_io_error(&self, error: &io::Error) -> bool {
+        let out = is_out_of_descriptors(error);
+        if out {
+            self.free_descriptors();
         }
+        out
+    }
+
+    /// Closes what idles here at once, and within a second what idles at other workers; answers whether there was any here.
+    fn free_descriptors(&self) -> bool {
+        self.shared.shortages.fetch_add(1, Ordering::Relaxed);
+        self.pool.clear() > 0
     }
 }
 
@@ -239,8 +252,13 @@ pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
         tokio::task::spawn_local(async move { driver.wheel.drive(driver.clock).await });
         let sweeper = Rc::clone(&worker);
         tokio::task::spawn_local(async move {
+            let mut shortages = 0;
             loop {
                 tokio::time::sleep(SWEEP).await;
+                let now = sweeper.shared.shortages.load(Ordering::Relaxed);
+                if std::mem::replace(&mut shortages, now) != now {
+                    sweeper.pool.clear();
+                }
                 sweeper.metrics.idle_upstream.set(sweeper.pool.sweep(sweeper.clock.now()) as u64);
             }
         });
@@ -277,34 +295,36 @@ async fn accept<F: Future<Output = Next> + 'static>(
     stop: CancellationToken,
     request: fn(Rc<Worker>, Rc<Conn>) -> F,
 ) {
+    let welcome = |stream: TcpStream, peer: SocketAddr| {
+        let state = Arc::clone(&listener.state.read());
+        if state.on_open() {
+            let (worker, slots) = (Rc::clone(&worker), Rc::clone(&slots));
+            tokio::task::spawn_local(connection(worker, slots, stream, peer, state, request));
+        } else {
+            state.on_close();
+            turn_away(&stream);
+        }
+    };
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let state = Arc::clone(&listener.state.read());
-                if state.on_open() {
-                    tokio::task::spawn_local(connection(
-                        Rc::clone(&worker),
-                        Rc::clone(&slots),
-                        stream,
-                        peer,
-                        state,
-                        request,
-                    ));
-                } else {
-                    state.on_close();
-                    turn_away(&stream);
-                }
-            }
+            Ok((stream, peer)) => welcome(stream, peer),
             Err(error) if is_out_of_descriptors(&error) => {
                 shed_one(&worker, &listener, &socket).await;
             }
             // The connection was gone before it was accepted.
             Err(_) => {}
+        }
+    }
+    // The runtime may not have heard of the last ones yet: closing the socket would reset them.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            welcome(stream, peer);
         }
     }
 }
@@ -316,18 +336,31 @@ fn turn_away(stream: &TcpStream) {
     let _ = stream.try_write(&bytes);
 }
 
-/// All file descriptors are in use. Frees what idles, and takes one connection off the queue to close it, so that its client
-/// learns at once instead of waiting for nothing.
+/// All file descriptors are in use. Frees what idles, or takes one connection off the queue to close it, so that its client
+/// learns at once instead of waiting for nothing. Where neither helps it pauses: the error comes back at once for as long as
+/// it holds, whether somebody waits in the queue or not.
 async fn shed_one(worker: &Worker, listener: &Listener, socket: &TcpListener) {
-    if worker.pool.clear() > 0 {
+    if worker.free_descriptors() {
         return;
     }
-    drop(worker.spare_descriptor.borrow_mut().take());
-    if let Ok((stream, _)) = socket.accept().await {
-        listener.state.read().figures.shed_descriptors.fetch_add(1, Ordering::Relaxed);
-        turn_away(&stream);
-    }
+    let spare = worker.spare_descriptor.borrow_mut().take();
+    let had_spare = spare.is_some();
+    drop(spare);
+    let accepted = std::future::poll_fn(|cx| std::task::Poll::Ready(socket.poll_accept(cx))).await;
+    let progress = match accepted {
+        std::task::Poll::Ready(Ok((stream, _))) => {
+            listener.state.read().figures.shed_descriptors.fetch_add(1, Ordering::Relaxed);
+            turn_away(&stream);
+            true
+        }
+        std::task::Poll::Ready(Err(_)) => false,
+        // Nobody waits: the next call waits as well.
+        std::task::Poll::Pending => had_spare,
+    };
     *worker.spare_descriptor.borrow_mut() = std::fs::File::open("/dev/null").ok();
+    if !progress {
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Serves one connection, request by request.
@@ -347,6 +380,10 @@ async fn connection<F: Future<Output = Next>>(
     let alarm = Alarm::new();
     worker.alarms.borrow_mut().insert(id, Rc::clone(&alarm));
     let conn = Rc::new(Conn::new(stream, peer.ip(), listener, alarm));
+    if worker.shared.phase() == Phase::Finishing {
+        // Accepted at the last moment: the runtime has to look at it before it can tell whether a request has come along.
+        tokio::task::yield_now().await;
+    }
     loop {
         if !conn.has_carry() && !idle(&worker, &conn).await {
             break;

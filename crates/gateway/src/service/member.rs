@@ -89,10 +89,19 @@ impl Member {
         &self.target.endpoint
     }
 
-    /// The same target, under the breaker and streak of other parameters.
-    pub(super) fn reguard(&mut self, params: &config::Service, workers: usize, now: Instant) {
+    /// The same target, under the breaker and streak of other parameters. With `keep_force`, what an operator said of the
+    /// old breaker holds for the new one.
+    pub(super) fn reguard(
+        &mut self,
+        params: &config::Service,
+        keep_force: bool,
+        workers: usize,
+        now: Instant,
+    ) {
         let breaker = Breaker::new(&params.endpoint_breaker, workers, now);
-        breaker.force(self.target.breaker.forced(), now);
+        if keep_force {
+            breaker.force(self.target.breaker.forced(), now);
+        }
         self.target = Arc::new(Target {
             id: self.target.id,
             address: self.target.address,

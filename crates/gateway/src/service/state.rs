@@ -404,8 +404,9 @@ impl State {
             };
             match action {
                 Action::Eject { until, why } => {
-                    let secs = until.since(moment.now).as_secs();
-                    let why = format!("{}, for {secs} s", why.name());
+                    // Decided a moment ago: cut instead of rounded, every span would look a second shorter.
+                    let secs = until.since(moment.now).as_secs_f64();
+                    let why = format!("{}, for {secs:.0} s", why.name());
                     self.mark(index, Unavailable::Ejected, true, &why, moment);
                 }
                 Action::Return => {

@@ -78,12 +78,13 @@ async fn until(service: &Service, wanted: impl Fn(&View) -> bool) -> Arc<View> {
 
 /// Looks until there is something to see.
 async fn poll<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let mut looks = tokio::time::interval(Duration::from_millis(1));
     let seen = async {
         loop {
+            looks.tick().await;
             if let Some(seen) = look() {
                 return seen;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), seen).await.expect("the awaited state within 30 s")

@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use model::{Ratio, Span};
 use serde::{Deserialize, Serialize};
 
+use super::Force;
+
 /// When a breaker opens, and how it probes its way back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub struct BreakerParams {
     /// Off: always closed, counts nothing.
     pub enabled: bool,
+    /// `open` refuses every call and `closed` lets every call through, whatever happens; for operators in an incident.
+    pub force: Force,
     /// Span over which calls are counted.
     pub window: Span,
     /// Calls in the window below which it never opens, so that a quiet service is not cut off by bad luck.
@@ -38,6 +42,7 @@ impl Default for BreakerParams {
     fn default() -> Self {
         Self {
             enabled: true,
+            force: Force::Auto,
             window: Span::from_secs(10),
             calls_min: 20,
             failure_rate: Ratio::percent(50),

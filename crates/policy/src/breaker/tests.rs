@@ -387,6 +387,7 @@ fn senseless_bounds_are_named() {
         probes_max: 0,
         probes_to_close: 20_000,
         enabled: true,
+        force: Force::Auto,
     };
     let fields: Vec<_> = params.check().into_iter().map(|(field, _)| field).collect();
     let expected = [
@@ -400,4 +401,18 @@ fn senseless_bounds_are_named() {
         "probes_to_close",
     ];
     assert_eq!(fields, expected);
+}
+
+#[test]
+fn a_breaker_is_born_as_its_configuration_forces_it() {
+    let mut rng = Rng::with_seed(1);
+    let forced =
+        |force| Breaker::new(&BreakerParams { force, ..BreakerParams::default() }, 1, Instant::ORIGIN);
+    assert!(forced(Force::Open).try_enter(0, Instant::ORIGIN, &mut rng).is_err());
+    let closed = forced(Force::Closed);
+    for _ in 0..100 {
+        let permit = closed.try_enter(0, Instant::ORIGIN, &mut rng).expect("forced closed");
+        closed.on_end(permit, Instant::ORIGIN, CallEnd::Failure, Duration::ZERO, &mut rng);
+    }
+    assert!(closed.try_enter(0, Instant::ORIGIN, &mut rng).is_ok());
 }

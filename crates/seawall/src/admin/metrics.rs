@@ -42,7 +42,7 @@ impl Format {
 }
 
 /// What the process around the gateway adds.
-pub(crate) const METRICS: [Metric; 4] = [
+pub(crate) const METRICS: &[Metric] = &[
     metric("seawall_config_version", Kind::Gauge, "Counts the configurations that took effect, from 1."),
     metric(
         "seawall_config_loaded_timestamp_seconds",
@@ -55,6 +55,12 @@ pub(crate) const METRICS: [Metric; 4] = [
         "1 when the newest file is in force, 0 when it was refused.",
     ),
     metric("seawall_config_reload_failures_total", Kind::Counter, "Times that a changed file was refused."),
+    #[cfg(feature = "count-allocations")]
+    metric(
+        "seawall_process_allocations_total",
+        Kind::Counter,
+        "Allocations and reallocations of the process since it started.",
+    ),
 ];
 
 const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
@@ -63,7 +69,14 @@ const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
 
 /// Writes the figures of [`METRICS`].
 pub(super) fn export(out: &mut Exporter, config: ConfigFigures) {
-    let values = [config.version, config.since, u64::from(config.current), config.refused];
+    let values = [
+        config.version,
+        config.since,
+        u64::from(config.current),
+        config.refused,
+        #[cfg(feature = "count-allocations")]
+        testkit::alloc::allocations(),
+    ];
     for (metric, value) in METRICS.iter().zip(values) {
         out.begin(metric);
         out.sample(metric, &[], value as f64);

@@ -29,7 +29,7 @@ const LAME_DUCK: HeaderName = HeaderName::from_static("seawall-lame-duck");
 
 /// Every metric of the process: the gateway's, then what is around it.
 pub(crate) fn all_metrics() -> impl Iterator<Item = &'static gateway::metrics::Metric> {
-    gateway::metrics::METRICS.iter().chain(&metrics::METRICS)
+    gateway::metrics::METRICS.iter().chain(metrics::METRICS)
 }
 
 /// Serves the pages until it is cancelled.

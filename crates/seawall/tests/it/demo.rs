@@ -1,11 +1,10 @@
 //! The demo's processes.
 
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use testkit::wait::{PATIENCE, wait_for, wait_until};
 
 use crate::seawall;
 
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Two copies of ten endpoints and one gateway.
 const PROCESSES: usize = 22;
 
@@ -25,15 +24,11 @@ fn start() -> (Demo, Vec<u32>) {
         .spawn()
         .expect("started");
     let demo = Demo(demo);
-    let started = Instant::now();
-    loop {
+    let all = wait_for("every process of the demo runs", PATIENCE, || {
         let children = children(demo.0.id());
-        if children.len() == PROCESSES {
-            return (demo, children);
-        }
-        assert!(started.elapsed() < PATIENCE, "only {} processes", children.len());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        (children.len() == PROCESSES).then_some(children)
+    });
+    (demo, all)
 }
 
 fn children(of: u32) -> Vec<u32> {
@@ -49,11 +44,7 @@ fn runs(process: u32) -> bool {
 }
 
 fn none_is_left(processes: &[u32]) {
-    let started = Instant::now();
-    while processes.iter().any(|process| runs(*process)) {
-        assert!(started.elapsed() < PATIENCE, "some of {processes:?} still run");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("no process is left", PATIENCE, || !processes.iter().any(|process| runs(*process)));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod gate;
 mod http;
 mod limits;
 mod protect;
+mod rough;
 mod routes;
 mod strict;
 mod up;

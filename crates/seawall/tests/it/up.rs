@@ -3,14 +3,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use testkit::wait::{PATIENCE, wait_for};
 
 use serde_json::Value;
 
 use crate::{File, run, seawall, text};
-
-/// Longest wait for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running gateway; killed when dropped.
 struct Running {
@@ -57,15 +54,7 @@ impl Running {
     }
 
     fn wait_for(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let started = Instant::now();
-        loop {
-            let status = self.status();
-            if holds(&status) {
-                return status;
-            }
-            assert!(started.elapsed() < PATIENCE, "never saw {what}: {status:#}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for(what, PATIENCE, || Some(self.status()).filter(&holds))
     }
 
     fn signal(&self, name: &str) {
@@ -75,14 +64,7 @@ impl Running {
     }
 
     fn ended(&mut self) -> ExitStatus {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return status;
-            }
-            assert!(started.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("it ends", PATIENCE, || self.child.try_wait().expect("a child"))
     }
 }
 

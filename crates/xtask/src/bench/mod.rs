@@ -32,7 +32,7 @@ cargo xtask bench NAME [OPTIONS]
   gateway-syscalls      system calls per request at saturation  [--peers …]
   gateway-allocations   allocations per request
   gateway-routes        what 10 000 routes and 1 000 services cost
-  policy                nanoseconds and allocations per decision [--quick]
+  policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
 pub(crate) fn run(mut args: Args) -> Result<(), String> {

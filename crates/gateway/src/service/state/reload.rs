@@ -24,7 +24,10 @@ impl State {
         if new.breaker != old.breaker {
             let force = self.breaker.forced();
             self.breaker = Arc::new(Breaker::new(&new.breaker, workers, now));
-            self.breaker.force(force, now);
+            // What an operator said at run time outlives a reload that does not speak of it.
+            if new.breaker.force == old.breaker.force {
+                self.breaker.force(force, now);
+            }
         }
         if new.retry_budget != old.retry_budget {
             self.retry_budget = Arc::new(RetryBudget::new(&new.retry_budget, workers, now));
@@ -56,7 +59,8 @@ impl State {
         for member in &mut self.members {
             member.endpoint().set_active_max(new.active_per_endpoint);
             if reguard {
-                member.reguard(&new, workers, now);
+                let keep_force = new.endpoint_breaker.force == old.endpoint_breaker.force;
+                member.reguard(&new, keep_force, workers, now);
             }
         }
         if new.subset != old.subset {
