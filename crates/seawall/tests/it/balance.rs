@@ -292,7 +292,7 @@ fn who_fails_again_and_again_is_ejected() {
     let keys = "balance: round_robin, breaker: {enabled: false}, endpoint_breaker: {enabled: false}, ejection: {consecutive_failures: 3, time_base: 1h, time_max: 1h}";
     let gate = Gate::with("web", &[ill.addr(), well.addr()], keys).start();
     wait_until("it is out", PATIENCE, || {
-        get(gate.addr(), "/");
+        let _ = get(gate.addr(), "/");
         unavailable(&gate, "ejected") == 1.0
     });
     wait_until("no request goes there", PATIENCE, || (0..4).all(|_| get(gate.addr(), "/").status == 200));

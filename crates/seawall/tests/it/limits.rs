@@ -2,8 +2,9 @@
 
 use std::net::Shutdown;
 use std::thread;
+use std::time::Duration;
 
-use testkit::wait::{PATIENCE, pace, wait_until};
+use testkit::wait::{PATIENCE, wait_until};
 use testkit::{Client, Reply, Upstream};
 
 use crate::gate::{Gate, Manual, NUMB, figure, plain, posting, refusal, refused};
@@ -97,19 +98,13 @@ fn a_slow_head_is_given_up_however_steadily_it_trickles() {
     client.send("GET / HTTP/1.1\r\n");
     let mut trickle = Client::over(client.stream().try_clone().expect("a socket")).expect("a socket");
     let trickling = thread::spawn(move || {
-        while trickle.try_send("X: y\r\n").is_ok() && client_is_open(&trickle) {
-            pace(std::time::Duration::from_millis(5));
-        }
+        while trickle.try_send("X: y\r\n").is_ok() && trickle.is_quiet_for(Duration::from_millis(5)) {}
     });
     assert_eq!(refusal(&client.response()), (408, "head_timeout"));
     let _ = client.stream().shutdown(Shutdown::Both);
     trickling.join().expect("the sender");
     assert_eq!((client_timeouts(&gate, "head"), refused(&gate, "head_timeout")), (2.0, 2.0));
     assert_eq!(upstream.request_count(), 0);
-}
-
-fn client_is_open(client: &Client) -> bool {
-    client.stream().take_error().is_ok_and(|error| error.is_none())
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn a_services_breaker_opens_probes_and_closes() {
     // The endpoint is still ill: probes find out, one after another, and nobody else asks it.
     let asked = upstream.request_count();
     wait_until("a probe fails", PATIENCE, || {
-        get(gate.addr(), "/");
+        let _ = get(gate.addr(), "/");
         upstream.request_count() > asked
     });
     mood.store(200, Relaxed);
@@ -115,8 +115,8 @@ fn trap_9_what_is_refused_for_load_is_not_held_against_the_endpoint() {
 #[test]
 fn trap_9_our_own_refusals_are_not_held_against_anybody() {
     let (upstream, _) = moody();
-    let keys = format!("breaker: {{calls_min: 5}}, endpoint_breaker: {{calls_min: 5}}");
-    let gate = Gate::with("web", &[upstream.addr()], &keys)
+    let keys = "breaker: {calls_min: 5}, endpoint_breaker: {calls_min: 5}";
+    let gate = Gate::with("web", &[upstream.addr()], keys)
         .route("service: web, rate_limit: {per_sec: 0.001, burst: 1}")
         .start();
     assert_eq!(get(gate.addr(), "/").status, 200);
