@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -145,7 +145,24 @@ struct State {
     version: u64,
     loaded: Timestamp,
     listeners: BTreeMap<SocketAddr, Open>,
+    /// Listeners that were taken away and whose sockets the workers may not have closed yet.
+    closing: Vec<(SocketAddr, Weak<Listener>)>,
     changes: Vec<Change>,
+}
+
+impl State {
+    /// A listener that is given back just after it was taken away finds its old sockets still open: workers close them
+    /// within moments, which are waited for.
+    fn wait_for_closing(&self, config: &Config) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let asked_for = |address: &SocketAddr| config.listeners.iter().any(|one| one.address == *address);
+        let started = std::time::Instant::now();
+        for (_, listener) in self.closing.iter().filter(|(address, _)| asked_for(address)) {
+            while listener.strong_count() > 0 && started.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
 }
 
 /// An open listener.
@@ -204,7 +221,7 @@ impl Gateway {
             what: format!("configuration 1: {}", size(&config)),
             undo: String::new(),
         };
-        let state = State { config, version: 1, loaded: now, listeners, changes: vec![change] };
+        let state = State { config, version: 1, loaded: now, listeners, closing: Vec::new(), changes: vec![change] };
         let inner = Inner {
             clock,
             started: now,
@@ -342,6 +359,7 @@ impl Gateway {
         let workers = inner.workers.len();
         // Whatever can fail comes first.
         let router = router(&config)?;
+        state.wait_for_closing(&config);
         let mut fresh = bind_missing(&config, &state.listeners, workers, &inner.room)?;
         if state.config.access_log != config.access_log {
             inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
@@ -355,10 +373,13 @@ impl Gateway {
 
         let wanted: HashMap<SocketAddr, &config::Listener> =
             config.listeners.iter().map(|listener| (listener.address, listener)).collect();
-        state.listeners.retain(|address, open| {
+        let State { listeners, closing, .. } = &mut *state;
+        closing.retain(|(_, listener)| listener.strong_count() > 0);
+        listeners.retain(|address, open| {
             let keep = wanted.contains_key(address);
             if !keep {
                 open.stop.cancel();
+                closing.push((*address, Arc::downgrade(&open.listener)));
             }
             keep
         });
