@@ -402,8 +402,8 @@ async fn connection<F: Future<Output = Next>>(
 
 /// Waits for the next request; answers false when the connection is to be closed instead.
 async fn idle(worker: &Worker, conn: &Conn) -> bool {
-    let timeouts = &conn.listener.params.timeouts;
-    let timeout = if conn.requests.get() == 0 { timeouts.head } else { timeouts.idle };
+    // The first request is waited for as long as any other: browsers and pools connect ahead of need.
+    let timeout = conn.listener.params.timeouts.idle;
     worker.wheel.set(&conn.alarm, worker.now().after(timeout.get()));
     std::future::poll_fn(|cx| {
         conn.alarm.wake_me(cx.waker());
