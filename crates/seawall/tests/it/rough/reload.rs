@@ -49,7 +49,7 @@ fn variant(number: u64, shop: SocketAddr, more: SocketAddr) -> String {
     let service =
         if bit(2) { format!("  extra: {{endpoints: ['{shop}'], balance: random}}\n") } else { String::new() };
     format!(
-        "{COMMON}listeners: [{{address: '127.0.0.1:0', connections_max: {}}}{listeners}]\n\
+        "{COMMON}listeners: [{{address: '127.0.0.1:0', connections_max: {}, timeouts: {{head: 5m, idle: 5m}}}}{listeners}]\n\
          routes:\n{route}  - service: shop\nservices:\n{service}  \
          shop: {{endpoints: [{{address: '{shop}', weight: {}}}]}}\n",
         1_000 + number % 7,
