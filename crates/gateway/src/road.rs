@@ -489,7 +489,7 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
             None => attempt(way, flight, served.attempts, deadline).await,
             Some(delay) => {
                 let first = attempt(way, flight, served.attempts, deadline);
-                Box::pin(hedged(way, first, delay, deadline, &mut tried, &mut served.attempts)).await
+                hedged(way, first, delay, deadline, &mut tried, &mut served.attempts).await
             }
         };
         let failure = match &result {
@@ -591,7 +591,8 @@ async fn hedged(
     let metrics = request.route().metrics.shard(worker.id);
     metrics.hedges.one();
     metrics.attempts[(*attempts as usize).min(4) - 1].one();
-    let mut second = pin!(attempt(way, flight, *attempts, deadline));
+    // Boxed: few requests come this far, and all would carry its room.
+    let mut second = Box::pin(attempt(way, flight, *attempts, deadline));
     let good = |result: &Result<Answer, AttemptError>| {
         matches!(result, Ok(answer) if answer.status < 500) || matches!(result, Err(AttemptError::ClientGone))
     };

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -221,7 +221,8 @@ impl Gateway {
             what: format!("configuration 1: {}", size(&config)),
             undo: String::new(),
         };
-        let state = State { config, version: 1, loaded: now, listeners, closing: Vec::new(), changes: vec![change] };
+        let state =
+            State { config, version: 1, loaded: now, listeners, closing: Vec::new(), changes: vec![change] };
         let inner = Inner {
             clock,
             started: now,
