@@ -171,8 +171,7 @@ pub(crate) fn begin(
     criticality: Criticality,
     route: &str,
 ) {
-    let _ =
-        write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::default().timestamp());
+    let _ = write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::wall());
     for (key, value) in [
         ("route", route.as_bytes()),
         ("method", head.method_text.as_bytes()),

@@ -5,10 +5,10 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use gateway::Gateway;
 use gateway::metrics::Exporter;
+use gateway::service::Clock;
 use model::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -115,7 +115,7 @@ impl App {
         let admin = if config.admin.enabled { Some(bind_admin(config.admin.address)?) } else { None };
         let gateway =
             Gateway::build(config.gateway()).map_err(|problem| Failure::Input(problem.to_string()))?;
-        let state = State { in_force, version: 1, since: now(), refused: 0, refusal: None };
+        let state = State { in_force, version: 1, since: Clock::wall(), refused: 0, refusal: None };
         Ok(Self { shared: Arc::new(Shared { gateway, source, state: Mutex::new(state) }), admin })
     }
 
@@ -179,7 +179,7 @@ impl Shared {
             Ok((loaded, summary)) => {
                 state.in_force = loaded;
                 state.version = summary.version;
-                state.since = now();
+                state.since = Clock::wall();
                 state.refusal = None;
                 let summary = summary.to_string();
                 info!(version = state.version, who, summary, "configuration reloaded");
@@ -211,7 +211,7 @@ impl Shared {
     /// Everything at one moment.
     #[must_use]
     pub fn status(&self) -> Status {
-        let mut status = status::gather(&self.gateway.status(), now());
+        let mut status = status::gather(&self.gateway.status(), Clock::wall());
         let state = self.state();
         status.config = status::Config {
             source: self.source.name(),
@@ -263,11 +263,6 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_nanos(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -34,6 +34,12 @@ impl Clock {
     /// The present moment on the wall clock, for records and people.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
+        Self::wall()
+    }
+
+    /// The present moment on the wall clock, for whoever holds no clock of the process.
+    #[must_use]
+    pub fn wall() -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_unix_nanos(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
     }
