@@ -20,11 +20,17 @@ impl<F: Future> Slots<F> {
         Self { free: RefCell::new(Vec::new()) }
     }
 
-    /// Puts `future` into a free room, or into a new one. What is answered is small, however large `future` is.
-    pub(crate) fn run(&self, future: F) -> Running<'_, F> {
-        let mut room = self.free.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
-        room.set(Some(future));
+    /// Lets `begin` make a future in a free room, or in a new one. What is answered is small, however large the future is;
+    /// inlined, so that the future is made where it stays instead of being moved there.
+    #[inline(always)]
+    pub(crate) fn run(&self, begin: impl FnOnce() -> F) -> Running<'_, F> {
+        let mut room = self.room();
+        room.set(Some(begin()));
         Running { slots: self, room: Some(room) }
+    }
+
+    fn room(&self) -> Room<F> {
+        self.free.borrow_mut().pop().unwrap_or_else(|| Box::pin(None))
     }
 }
 
@@ -69,7 +75,7 @@ mod tests {
         };
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..3 {
-            let mut running = slots.run(large());
+            let mut running = slots.run(large);
             assert!(size_of_val(&running) <= 32);
             assert_eq!(Pin::new(&mut running).poll(&mut cx), Poll::Ready(7));
         }

@@ -293,7 +293,7 @@ async fn accept<F: Future<Output = Next> + 'static>(
     listener: Arc<Listener>,
     socket: TcpListener,
     stop: CancellationToken,
-    request: fn(Rc<Worker>, Rc<Conn>) -> F,
+    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F + Copy + 'static,
 ) {
     let welcome = |stream: TcpStream, peer: SocketAddr| {
         let state = Arc::clone(&listener.state.read());
@@ -370,7 +370,7 @@ async fn connection<F: Future<Output = Next>>(
     stream: TcpStream,
     peer: SocketAddr,
     listener: Arc<ListenerState>,
-    request: fn(Rc<Worker>, Rc<Conn>) -> F,
+    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F,
 ) {
     // Without it small answers wait for acknowledgements; a failure costs latency, nothing else.
     let _ = stream.set_nodelay(true);
@@ -388,7 +388,7 @@ async fn connection<F: Future<Output = Next>>(
         if !conn.has_carry() && !idle(&worker, &conn).await {
             break;
         }
-        match slots.run(request(Rc::clone(&worker), Rc::clone(&conn))).await {
+        match slots.run(|| request(Rc::clone(&worker), Rc::clone(&conn))).await {
             Next::Idle => {}
             Next::Close => break,
             Next::Linger => {
