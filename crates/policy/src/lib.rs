@@ -30,10 +30,12 @@ mod histogram;
 pub mod rate_limit;
 pub mod report;
 mod sharded;
+mod slots;
 pub mod slow_start;
 pub mod split;
 pub mod sticky;
 pub mod subset;
+pub mod throttle;
 mod window;
 
 pub use endpoint::{Ended, Endpoint, Totals, Unavailable};

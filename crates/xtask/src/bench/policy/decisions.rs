@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use model::{Instant, Ratio, Retry, Verdict};
+use model::{Criticality, Instant, Ratio, Retry, Verdict};
 use policy::attempts::{Facts, Failure, RetryPolicyParams, decide};
 use policy::backoff::{self, BackoffParams};
 use policy::breaker::{Breaker, BreakerParams, CallEnd, Force};
@@ -15,6 +15,7 @@ use policy::ejection::Streak;
 use policy::hedge::{HedgeParams, HedgeTimer};
 use policy::rate_limit::{RateLimitParams, RateLimiter};
 use policy::split::Split;
+use policy::throttle::{Throttle, ThrottleParams};
 use policy::{Ended, Endpoint, Report};
 
 use super::{Bench, THREADS, Turn};
@@ -29,6 +30,7 @@ pub(super) fn on_the_way(bench: &mut Bench) {
     breaker(bench);
     retries(bench);
     limits(bench);
+    throttles(bench);
     hedging(bench);
     deadlines(bench);
     placement(bench);
@@ -151,6 +153,19 @@ fn limits(bench: &mut Bench) {
         bench.measure(&format!("rate limit: 10 000 customers, {name}"), |turn| {
             let customer = policy::mix(turn.rng.u64(..10_000));
             limiter.try_take(turn.now, customer, 1.0).is_ok()
+        });
+    }
+}
+
+fn throttles(bench: &mut Bench) {
+    for (name, accepts) in [("all accepted", true), ("none accepted", false)] {
+        let throttle = Throttle::new(&ThrottleParams::default(), THREADS, START);
+        bench.measure(&format!("throttle: send, {name}"), |turn| {
+            let sent = throttle.try_send(turn.shard, Criticality::Critical, turn.now, turn.rng);
+            if accepts && sent.is_ok() {
+                throttle.on_accept(turn.shard, Criticality::Critical, turn.now);
+            }
+            sent
         });
     }
 }
