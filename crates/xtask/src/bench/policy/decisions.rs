@@ -10,6 +10,7 @@ use policy::backoff::{self, BackoffParams};
 use policy::breaker::{Breaker, BreakerParams, CallEnd, Force};
 use policy::budget::{RetryBudget, RetryBudgetParams};
 use policy::bulkhead::{Admission, Bulkhead, BulkheadParams};
+use policy::callers::{Callers, RetryAdviceParams};
 use policy::deadline;
 use policy::ejection::Streak;
 use policy::hedge::{HedgeParams, HedgeTimer};
@@ -168,6 +169,11 @@ fn throttles(bench: &mut Bench) {
             sent
         });
     }
+    let callers = Callers::new(&RetryAdviceParams::default(), THREADS, START);
+    bench.measure("callers: count an attempt and advise", |turn| {
+        callers.on_request(turn.shard, (turn.nth % 8) as u32, turn.now);
+        callers.advice(turn.now)
+    });
 }
 
 fn hedging(bench: &mut Bench) {
