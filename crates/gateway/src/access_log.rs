@@ -163,37 +163,36 @@ fn sample_of(share: Ratio) -> u64 {
     (share.get() * (1u64 << 32) as f64) as u64
 }
 
-/// Writes what is known when a request begins.
+/// Writes what is known when a request begins: its head unless it could not be read, its route and class once they are found.
 pub(crate) fn begin(
     line: &mut Vec<u8>,
     client: IpAddr,
-    head: &RequestHead<'_, '_>,
-    criticality: Criticality,
-    route: &str,
+    head: Option<&RequestHead<'_, '_>>,
+    route: Option<(&str, Criticality)>,
 ) {
     let _ = write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::wall());
-    for (key, value) in [
-        ("route", route.as_bytes()),
-        ("method", head.method_text.as_bytes()),
-        ("host", head.host.as_bytes()),
-        ("path", head.target.path_and_query.as_bytes()),
-    ] {
-        string(line, key, value);
+    if let Some((route, criticality)) = route {
+        string(line, "route", route.as_bytes());
+        string(line, "class", criticality.name().as_bytes());
     }
-    let agent = head
-        .fields
-        .iter()
-        .find(|field| field.id == FieldId::Other && field.name.eq_ignore_ascii_case(b"user-agent"));
-    if let Some(agent) = agent {
-        string(line, "user_agent", agent.value);
+    if let Some(head) = head {
+        string(line, "method", head.method_text.as_bytes());
+        string(line, "host", head.host.as_bytes());
+        string(line, "path", head.target.path_and_query.as_bytes());
+        let agent = head
+            .fields
+            .iter()
+            .find(|field| field.id == FieldId::Other && field.name.eq_ignore_ascii_case(b"user-agent"));
+        if let Some(agent) = agent {
+            string(line, "user_agent", agent.value);
+        }
     }
-    let _ = write!(line, r#""class":"{criticality}""#);
 }
 
 fn complete(line: &mut Vec<u8>, served: &Served) {
     let _ = write!(
         line,
-        r#","status":{},"outcome":"{}","seconds":{:.6},"attempts":{},"request_bytes":{},"response_bytes":{}"#,
+        r#""status":{},"outcome":"{}","seconds":{:.6},"attempts":{},"request_bytes":{},"response_bytes":{}"#,
         served.status,
         served.ending.name(),
         served.latency.as_secs_f64(),

@@ -1,6 +1,11 @@
 //! The answers that the gateway gives itself, each with a reason that machines can read.
 
+use std::cell::{Cell, RefCell};
 use std::io::Write;
+
+use model::Timestamp;
+
+use crate::service::Clock;
 
 /// Why the gateway answered itself. The name goes into the `seawall-reason` header and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +46,7 @@ pub enum Reason {
     OutOfBuffers,
     /// The listener has as many connections as it may.
     TooManyConnections,
-    /// No file descriptor is left for a connection to an endpoint.
+    /// No file descriptor is left for the client's connection, or for one to an endpoint.
     OutOfDescriptors,
 }
 
@@ -121,15 +126,6 @@ impl Reason {
     pub fn dont_retry(self) -> bool {
         matches!(self, Self::RateLimited | Self::BreakerOpen | Self::BulkheadFull | Self::DeadlineExceeded)
     }
-
-    /// Whether it was the service that gave no usable answer, rather than the gateway that declined.
-    #[must_use]
-    pub(crate) fn upstream_failed(self) -> bool {
-        matches!(
-            self,
-            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamTimeout | Self::UpstreamMalformed
-        )
-    }
 }
 
 /// A refusal on its way: the reason, and what its answer adds.
@@ -161,9 +157,37 @@ pub(crate) enum After {
     Leave,
 }
 
+/// The `date` of the answers that a worker gives itself: who has a clock must say it (RFC 9110, 6.6.1). Put into words once
+/// a second.
+#[derive(Debug, Default)]
+pub(crate) struct Date {
+    /// The second, since the Unix epoch, that `line` tells.
+    second: Cell<u64>,
+    line: RefCell<Vec<u8>>,
+}
+
+impl Date {
+    fn write(&self, now: Timestamp, out: &mut Vec<u8>) {
+        let mut line = self.line.borrow_mut();
+        let second = now.as_unix_nanos() / 1_000_000_000;
+        if self.second.replace(second) != second || line.is_empty() {
+            line.clear();
+            let _ = write!(line, "date: {}\r\n", now.http_date());
+        }
+        out.extend_from_slice(&line);
+    }
+}
+
 /// Writes the answer of a refusal.
-pub(crate) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, after: After, http11: bool) {
-    status_line(out, refusal.status);
+pub(crate) fn refuse(
+    out: &mut Vec<u8>,
+    refusal: &Refusal,
+    to_head: bool,
+    after: After,
+    http11: bool,
+    date: &Date,
+) {
+    begin_head(out, refusal.status, date);
     let reason = refusal.reason.name();
     let _ = write!(out, "seawall-reason: {reason}\r\n");
     if refusal.reason.dont_retry() {
@@ -184,9 +208,10 @@ pub(crate) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, after:
     }
 }
 
-/// Writes `HTTP/1.1 503 Service Unavailable` and the like.
-pub(crate) fn status_line(out: &mut Vec<u8>, status: u16) {
+/// Writes `HTTP/1.1 503 Service Unavailable` and the like, and when.
+pub(crate) fn begin_head(out: &mut Vec<u8>, status: u16, date: &Date) {
     crate::codec::write_status_line(crate::codec::Version::Http11, status, out);
+    date.write(Clock::wall(), out);
 }
 
 /// Ends a head; a client of HTTP/1.0 has to be told that its connection stays.
@@ -216,7 +241,7 @@ mod tests {
         for (detail, to_head) in [("", false), ("duplicate_length", false), ("", true)] {
             let mut out = Vec::new();
             let refusal = Refusal { detail, ..Refusal::from(Reason::BreakerOpen) };
-            refuse(&mut out, &refusal, to_head, After::Close, true);
+            refuse(&mut out, &refusal, to_head, After::Close, true, &Date::default());
             let text = String::from_utf8(out).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let stated = head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();
@@ -227,5 +252,21 @@ mod tests {
                 assert_eq!(stated.parse::<usize>().unwrap(), body.len());
             }
         }
+    }
+
+    #[test]
+    fn the_date_keeps_up_with_the_clock() {
+        let date = Date::default();
+        let at = |millis: u64| {
+            let mut out = Vec::new();
+            date.write(Timestamp::from_unix_nanos(millis * 1_000_000), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(at(0), "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n");
+        assert_eq!(at(784_111_777_000), "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+        assert_eq!(at(784_111_777_999), at(784_111_777_000));
+        assert_eq!(at(784_111_778_000), "date: Sun, 06 Nov 1994 08:49:38 GMT\r\n");
+        // A clock that was set back.
+        assert_eq!(at(784_111_777_000), "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
     }
 }

@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::answer::Reason;
 use crate::config;
 
 /// Connections that the kernel completes ahead of us, per worker.
@@ -48,18 +49,24 @@ impl ListenerFigures {
 }
 
 impl ListenerState {
-    /// Counts a new connection in; answers whether the listener and the process have room for it.
-    pub(crate) fn on_open(&self) -> bool {
+    /// Counts a new connection in.
+    ///
+    /// # Errors
+    /// Why it has to be turned away, and to be counted out again.
+    pub(crate) fn on_open(&self) -> Result<(), Reason> {
         let figures = &self.figures;
         figures.accepted.fetch_add(1, Relaxed);
         let listener = figures.open.fetch_add(1, Relaxed) < self.params.connections_max;
         let process = figures.room.taken.fetch_add(1, Relaxed) < figures.room.max;
         if !listener {
             figures.shed_limit.fetch_add(1, Relaxed);
+            Err(Reason::TooManyConnections)
         } else if !process {
             figures.shed_descriptors.fetch_add(1, Relaxed);
+            Err(Reason::OutOfDescriptors)
+        } else {
+            Ok(())
         }
-        listener && process
     }
 
     /// Counts a connection out.
@@ -86,6 +93,11 @@ impl Room {
     /// Client connections open, over all listeners, those included that were taken away since.
     pub(crate) fn taken(&self) -> u32 {
         self.taken.load(Relaxed)
+    }
+
+    /// Client connections that may be open.
+    pub(crate) fn max(&self) -> u32 {
+        self.max
     }
 
     /// The room of a process that may open `limit` descriptors and has opened nothing for its listeners and workers yet.

@@ -11,7 +11,7 @@ use model::Criticality;
 
 use crate::answer::Reason;
 use crate::codec::Malformed;
-use crate::listen::{ListenerFigures, ListenerState};
+use crate::listen::{ListenerFigures, ListenerState, Room};
 use crate::service::{EndpointStatus, ServiceStatus};
 
 /// What kind of figure a metric is.
@@ -77,6 +77,10 @@ metrics! {
         "Requests refused because they are no strict HTTP/1.1, by the rule they break.";
     CONNECTIONS = "seawall_gateway_connections_open" Gauge ["listener"] "Client connections open.";
     CONNECTIONS_MAX = "seawall_gateway_connections_max" Gauge ["listener"] "Client connections that may be open.";
+    ROOM_TAKEN = "seawall_gateway_client_connections_open" Gauge []
+        "Client connections open over all listeners, those that a reload took away included.";
+    ROOM_MAX = "seawall_gateway_client_connections_max" Gauge []
+        "Client connections that the process's limit of open files leaves room for, beside those to endpoints.";
     ACCEPTED = "seawall_gateway_connections_accepted_total" Counter ["listener"] "Client connections accepted.";
     SHED_CONNECTIONS = "seawall_gateway_connections_shed_total" Counter ["listener", "reason"]
         "Client connections closed on arrival: `limit` of the listener, or no file `descriptors` left.";
@@ -495,8 +499,12 @@ impl Exporter {
 }
 
 impl Exporter {
-    /// The figures of listeners.
-    pub(crate) fn listeners(&mut self, listeners: &[Arc<ListenerState>]) {
+    /// The figures of listeners, and of the room that they share.
+    pub(crate) fn listeners(&mut self, listeners: &[Arc<ListenerState>], room: &Room) {
+        for (metric, value) in [(&ROOM_TAKEN, room.taken()), (&ROOM_MAX, room.max())] {
+            self.begin(metric);
+            self.sample(metric, &[], value.into());
+        }
         let figures: [Figure<ListenerState, u64>; 3] = [
             (&CONNECTIONS, |listener| listener.figures.open.load(Relaxed).into()),
             (&CONNECTIONS_MAX, |listener| listener.params.connections_max.into()),

@@ -15,7 +15,7 @@ use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
 use policy::{Rng, Unavailable};
 
-use crate::answer::{After, Reason, Refusal, end_head, refuse, status_line};
+use crate::answer::{After, Reason, Refusal, begin_head, end_head, refuse};
 use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};
 use crate::engine::attempt::{Answer, AttemptError, Attempts, Flight, attempt};
 use crate::engine::buffers::Buffer;
@@ -97,107 +97,8 @@ enum Head {
 
 /// Reads until the head of a request is there, and classifies it while it still lies in the read buffer.
 async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
-    let limits = Limits {
-        head_bytes: conn.listener.params.limits.head.as_len(),
-        fields_max: conn.listener.params.limits.fields as usize,
-        ..Limits::default()
-    };
-    let mut started = None;
-    // Bytes already known not to hold a whole head.
-    let mut seen = 0;
-    let head = poll_fn(|cx| {
-        loop {
-            let scratch = &mut *worker.scratch.borrow_mut();
-            let mut carry = conn.carry.borrow_mut().take();
-            let fresh = seen == 0 && carry.is_some();
-            let count = if fresh {
-                0
-            } else {
-                match conn.poll_read(cx, scratch) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Head::Gone),
-                    Poll::Ready(Ok(count)) => count,
-                    // The runtime takes a new connection for readable until it has been tried.
-                    Poll::Pending if started.is_none() => return Poll::Ready(Head::Nothing),
-                    Poll::Pending => {
-                        *conn.carry.borrow_mut() = carry;
-                        conn.alarm.wake_me(cx.waker());
-                        if conn.alarm.rung() {
-                            worker.metrics.client_timeouts[ClientStage::Head as usize].one();
-                            let refused = Refused::outright(Reason::HeadTimeout.into());
-                            return Poll::Ready(Head::Refused(Box::new(refused)));
-                        }
-                        return Poll::Pending;
-                    }
-                }
-            };
-            let bytes = match &mut carry {
-                Some(carry) => {
-                    carry.extend(&scratch[..count]);
-                    &carry[..]
-                }
-                None => &scratch[..count],
-            };
-            let now = match started {
-                Some(started) => started,
-                None => *started.insert(worker.tell_time()),
-            };
-            let worth_a_try =
-                seen == 0 || bytes.len() >= limits.head_bytes || crate::codec::may_hold_head(bytes, seen);
-            let parsed = if worth_a_try {
-                let mut storage = FieldStorage::new();
-                match parse_request(bytes, &mut storage, &limits) {
-                    Ok(Parsed::Partial) => None,
-                    Ok(Parsed::Complete(head)) => {
-                        let classified = classify(worker, conn, bytes, &head, now);
-                        Some((head.len, classified.map_or_else(Head::Refused, Head::Request)))
-                    }
-                    Err(malformed) => {
-                        worker.metrics.malformed[malformed as usize].one();
-                        let refusal = Refusal {
-                            status: malformed.status(),
-                            detail: malformed.name(),
-                            ..Reason::Malformed.into()
-                        };
-                        let refused = Refused::outright(refusal);
-                        Some((bytes.len(), Head::Refused(Box::new(refused))))
-                    }
-                }
-            } else {
-                None
-            };
-            match parsed {
-                Some((used, head)) => {
-                    let left = match carry {
-                        Some(mut carry) => {
-                            carry.consume(used);
-                            (!carry.is_empty()).then_some(carry)
-                        }
-                        None if used < count => {
-                            let mut left = worker.buffers.take();
-                            left.extend(&scratch[used..count]);
-                            Some(left)
-                        }
-                        None => None,
-                    };
-                    *conn.carry.borrow_mut() = left;
-                    return Poll::Ready(head);
-                }
-                None => {
-                    if seen == 0 {
-                        worker.wheel.set(&conn.alarm, now.after(conn.listener.params.timeouts.head.get()));
-                    }
-                    seen = bytes.len().max(1);
-                    let partial = carry.unwrap_or_else(|| {
-                        let mut partial = worker.buffers.take();
-                        partial.extend(&scratch[..count]);
-                        partial
-                    });
-                    *conn.carry.borrow_mut() = Some(partial);
-                }
-            }
-        }
-    })
-    .await;
+    let mut reading = Reading::new(worker, conn);
+    let head = poll_fn(|cx| reading.poll(cx)).await;
     conn.alarm.off();
     if !matches!(head, Head::Nothing) {
         conn.requests.set(conn.requests.get() + 1);
@@ -205,19 +106,147 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
     head
 }
 
+/// A request's head on its way in.
+struct Reading<'a> {
+    worker: &'a Rc<Worker>,
+    conn: &'a Conn,
+    limits: Limits,
+    /// When its first byte was read.
+    started: Option<Instant>,
+    /// Bytes already known not to hold a whole head.
+    seen: usize,
+}
+
+impl<'a> Reading<'a> {
+    fn new(worker: &'a Rc<Worker>, conn: &'a Conn) -> Self {
+        let params = &conn.listener.params.limits;
+        let limits = Limits {
+            head_bytes: params.head.as_len(),
+            fields_max: params.fields as usize,
+            ..Limits::default()
+        };
+        Self { worker, conn, limits, started: None, seen: 0 }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Head> {
+        let Self { worker, conn, .. } = *self;
+        loop {
+            let scratch = &mut *worker.scratch.borrow_mut();
+            let mut carry = conn.carry.borrow_mut().take();
+            let sent_ahead = self.seen == 0 && carry.is_some();
+            let count = if sent_ahead {
+                0
+            } else {
+                match conn.poll_read(cx, scratch) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Head::Gone),
+                    Poll::Ready(Ok(count)) => count,
+                    Poll::Pending => {
+                        *conn.carry.borrow_mut() = carry;
+                        return self.wait(cx);
+                    }
+                }
+            };
+            let fresh = &scratch[..count];
+            let bytes = match &mut carry {
+                Some(carry) => {
+                    carry.extend(fresh);
+                    &carry[..]
+                }
+                None => fresh,
+            };
+            let started = *self.started.get_or_insert_with(|| worker.tell_time());
+            match self.parse(bytes, started) {
+                Some((used, head)) => {
+                    *conn.carry.borrow_mut() = left_over(worker, carry, fresh, used);
+                    return Poll::Ready(head);
+                }
+                None => {
+                    if self.seen == 0 {
+                        let timeout = conn.listener.params.timeouts.head.get();
+                        worker.wheel.set(&conn.alarm, started.after(timeout));
+                    }
+                    self.seen = bytes.len().max(1);
+                    *conn.carry.borrow_mut() = left_over(worker, carry, fresh, 0);
+                }
+            }
+        }
+    }
+
+    /// There is nothing more to read for now.
+    fn wait(&self, cx: &mut Context<'_>) -> Poll<Head> {
+        let Self { worker, conn, .. } = *self;
+        // The runtime takes a new connection for readable until it has been tried.
+        let Some(started) = self.started else { return Poll::Ready(Head::Nothing) };
+        conn.alarm.wake_me(cx.waker());
+        if !conn.alarm.rung() {
+            return Poll::Pending;
+        }
+        worker.metrics.client_timeouts[ClientStage::Head as usize].one();
+        Poll::Ready(Head::Refused(Refused::unread(worker, conn, Reason::HeadTimeout.into(), started)))
+    }
+
+    /// What `bytes` ask for and how many of them were used, once they hold a whole head or break a rule.
+    fn parse(&self, bytes: &[u8], started: Instant) -> Option<(usize, Head)> {
+        let Self { worker, conn, ref limits, seen, .. } = *self;
+        let worth_a_try =
+            seen == 0 || bytes.len() >= limits.head_bytes || crate::codec::may_hold_head(bytes, seen);
+        if !worth_a_try {
+            return None;
+        }
+        let mut storage = FieldStorage::new();
+        match parse_request(bytes, &mut storage, limits) {
+            Ok(Parsed::Partial) => None,
+            Ok(Parsed::Complete(head)) => {
+                let classified = classify(worker, conn, bytes, &head, started);
+                Some((head.len, classified.map_or_else(Head::Refused, Head::Request)))
+            }
+            Err(malformed) => {
+                worker.metrics.malformed[malformed as usize].one();
+                let refusal = Refusal {
+                    status: malformed.status(),
+                    detail: malformed.name(),
+                    ..Reason::Malformed.into()
+                };
+                Some((bytes.len(), Head::Refused(Refused::unread(worker, conn, refusal, started))))
+            }
+        }
+    }
+}
+
+/// What stays to be read of `carry`, which ends with `fresh`, or of `fresh` alone, after the first `used` bytes.
+fn left_over(worker: &Worker, carry: Option<Buffer>, fresh: &[u8], used: usize) -> Option<Buffer> {
+    match carry {
+        Some(mut carry) => {
+            carry.consume(used);
+            (!carry.is_empty()).then_some(carry)
+        }
+        None if used < fresh.len() => {
+            let mut left = worker.buffers.take();
+            left.extend(&fresh[used..]);
+            Some(left)
+        }
+        None => None,
+    }
+}
+
 /// Answers a request that was refused before it was one.
 async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> Next {
-    worker.metrics.refusals[refused.refusal.reason as usize].one();
+    let reason = refused.refusal.reason;
+    worker.metrics.refusals[reason as usize].one();
     let after = if worker.draining() { After::Leave } else { refused.after };
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11);
-    if !write_all(worker, conn, bytes).await {
-        return Next::Close;
-    }
-    match after {
+    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11, &worker.date);
+    let next = match after {
+        _ if !write_all(worker, conn, bytes).await => Next::Close,
         After::Keep => Next::Idle,
         After::Close | After::Leave => Next::Linger,
+    };
+    if let Some(line) = &refused.log {
+        let latency = worker.now().since(refused.started);
+        let status = refused.refusal.status;
+        log(worker, line, &Served { status, reason: Some(reason), latency, next, ..Served::default() });
     }
+    next
 }
 
 /// Admits the request, finds it an answer and delivers that.
@@ -268,7 +297,11 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
             return served;
         }
         Err(error) => {
-            let end = if error.fault().who == Party::Upstream { CallEnd::Failure } else { CallEnd::Ignored };
+            let (ending, end) = match error.fault().who {
+                Party::Upstream => (Ending::Failed, CallEnd::Failure),
+                Party::Downstream | Party::Ours => (Ending::Refused, CallEnd::Ignored),
+            };
+            served.ending = ending;
             admitted.end(now, end, served.latency);
             let refusal = refusal_of(worker, &error);
             return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
@@ -470,8 +503,9 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
         }
         // While the body is still arriving only the caller's own deadline counts: a long upload is not the service's delay.
         let deadline = deadline.unwrap_or(request.caller_deadline);
-        if deadline.expired(now) {
-            return Err(AttemptError::Deadline);
+        if deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).is_none() {
+            // Found before an endpoint is asked, so that none is blamed for what others used up.
+            return Err(AttemptError::out_of_time(request, deadline));
         }
         let (index, permit) =
             pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
@@ -685,7 +719,7 @@ async fn serve_fixed(
 ) -> Served {
     let after = after_own(worker, conn, request, !request.body.finished());
     let mut bytes = worker.buffers.take();
-    status_line(&mut bytes, status);
+    begin_head(&mut bytes, status, &worker.date);
     bytes.extend(fields);
     let route = &request.local.snapshot.router.routes()[request.route];
     bytes.extend(route.response_fields());
@@ -717,7 +751,7 @@ fn refusal_of(worker: &Worker, error: &AttemptError) -> Refusal {
     error.refusal()
 }
 
-/// Answers that the request cannot be served.
+/// Answers that the request cannot be served; `served` says how it ended by then.
 async fn finish_refused(
     worker: &Rc<Worker>,
     conn: &Conn,
@@ -732,11 +766,10 @@ async fn finish_refused(
     let unread = upload.map_or(!request.body.finished(), |upload| !upload.borrow().arrived());
     let after = after_own(worker, conn, request, unread);
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11);
+    refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11, &worker.date);
     served.latency = worker.tell_time().since(request.started);
     served.status = refusal.status;
     served.reason = Some(reason);
-    served.ending = if reason.upstream_failed() { Ending::Failed } else { Ending::Refused };
     served.next = match after {
         _ if !write_all(worker, conn, bytes).await => Next::Close,
         After::Keep => Next::Idle,
@@ -798,9 +831,14 @@ fn observe(worker: &Worker, request: &Request, served: &Served) {
         hedge.on_latency(worker.id, worker.now(), served.latency);
     }
     if let Some(line) = &request.log {
-        let random = worker.rng.borrow_mut().u32(..);
-        if !worker.shared.access_log.end(line, served, worker.now(), random) {
-            worker.metrics.log_dropped.one();
-        }
+        log(worker, line, served);
+    }
+}
+
+/// Ends the access log's `line` about a request.
+fn log(worker: &Worker, line: &[u8], served: &Served) {
+    let random = worker.rng.borrow_mut().u32(..);
+    if !worker.shared.access_log.end(line, served, worker.now(), random) {
+        worker.metrics.log_dropped.one();
     }
 }

@@ -21,13 +21,17 @@ use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
 use crate::listen::{self, Listener, ListenerFigures, ListenerState, Room};
 use crate::metrics::{Ending, Exporter, WorkerMetrics};
 use crate::router::Router;
-use crate::service::{Clock, Event, Service, ServiceStatus, Services};
+use crate::service::{Clock, Control, Event, Service, ServiceStatus, Services};
 use crate::snapshot::{Snapshot, route_state};
 
 /// Commands that may wait for a busy worker.
 const COMMANDS_MAX: usize = 64;
 /// How long the end waits for the access log.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the start waits for every service to find its endpoints.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a reload waits for each new service to find its endpoints, or to fail to.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
 /// Changes kept for the status page.
 const CHANGES_MAX: usize = 128;
 
@@ -123,6 +127,8 @@ struct Inner {
     services: Services,
     control: ControlRuntime,
     state: Mutex<State>,
+    /// Held by the reload under way.
+    reloading: tokio::sync::Mutex<()>,
     /// Somebody asked to drain.
     drain: CancellationToken,
     /// Somebody asked to stop at once.
@@ -232,6 +238,7 @@ impl Gateway {
             services,
             control,
             state: Mutex::new(state),
+            reloading: tokio::sync::Mutex::default(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             buffer_bytes_max,
@@ -266,7 +273,9 @@ impl Gateway {
             })?;
             *handle.thread.lock() = Some(thread);
         }
-        inner.wait_for_endpoints().await;
+        let services = inner.services.all();
+        let lacking = || services.iter().any(|one| one.service().view().targets.is_empty());
+        wait_while(lacking, START_PATIENCE).await;
         {
             let mut state = inner.state.lock();
             for open in state.listeners.values_mut() {
@@ -348,23 +357,37 @@ impl Gateway {
     /// Puts `config` to work in one step: requests under way end as they began, no connection is closed that need not be.
     /// `who` asked for it.
     ///
+    /// New services are given a few seconds to find their endpoints first, while the old configuration serves. A name that
+    /// cannot be looked up, or not in time, keeps nothing else waiting any longer.
+    ///
     /// # Errors
     /// As [`Gateway::build`]; everything goes on as before.
-    pub fn reload(&self, config: Config, who: &str) -> Result<ReloadSummary, BuildError> {
+    pub async fn reload(&self, config: Config, who: &str) -> Result<ReloadSummary, BuildError> {
         check(&config)?;
         let inner = &self.inner;
-        let mut state = inner.state.lock();
-        if state.config == config {
-            return Ok(ReloadSummary { version: state.version, ..ReloadSummary::default() });
-        }
+        let _one_at_a_time = inner.reloading.lock().await;
         let workers = inner.workers.len();
         // Whatever can fail comes first.
         let router = router(&config)?;
-        state.wait_for_closing(&config);
-        let mut fresh = bind_missing(&config, &state.listeners, workers, &inner.room)?;
-        if state.config.access_log != config.access_log {
-            inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
-        }
+        let mut fresh = {
+            let state = inner.state.lock();
+            if state.config == config {
+                return Ok(ReloadSummary { version: state.version, ..ReloadSummary::default() });
+            }
+            state.wait_for_closing(&config);
+            let fresh = bind_missing(&config, &state.listeners, workers, &inner.room)?;
+            if state.config.access_log != config.access_log {
+                inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
+            }
+            fresh
+        };
+        let begun = inner.services.begin(&config.services);
+        let unanswered = |one: &Arc<Control>| {
+            one.service().view().targets.is_empty() && one.status().discovery.failures == 0
+        };
+        wait_while(|| begun.iter().any(unanswered), RELOAD_PATIENCE).await;
+
+        let mut state = inner.state.lock();
         let summary = difference(&state.config, &config, state.version + 1);
         let running = inner.services.apply(&config.services);
         let before = inner.shared.snapshot();
@@ -487,7 +510,7 @@ impl Gateway {
         let listeners: Vec<_> =
             state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
         drop(state);
-        out.listeners(&listeners);
+        out.listeners(&listeners, &inner.room);
         let services: Vec<ServiceStatus> =
             inner.services.all().iter().map(|control| control.status()).collect();
         out.services(&services);
@@ -495,27 +518,12 @@ impl Gateway {
 
     /// The control of the service called `name`, for overrides.
     #[must_use]
-    pub fn control(&self, name: &str) -> Option<Arc<crate::service::Control>> {
+    pub fn control(&self, name: &str) -> Option<Arc<Control>> {
         self.inner.services.get(name)
     }
 }
 
 impl Inner {
-    /// Gives names a moment to be looked up, so that the first requests do not find services without endpoints. A name that
-    /// nobody answers for does not keep the others waiting for long.
-    async fn wait_for_endpoints(&self) {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        let known = async {
-            let lacking = || self.services.all().iter().any(|one| one.service().view().targets.is_empty());
-            while lacking() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        if tokio::time::timeout(PATIENCE, known).await.is_err() {
-            tracing::warn!("not every service has endpoints yet; serving all the same");
-        }
-    }
-
     /// Gives each worker its socket.
     fn hand_out(&self, open: &mut Open) {
         for (handle, socket) in self.workers.iter().zip(open.sockets.drain(..)) {
@@ -525,6 +533,19 @@ impl Inner {
                 tracing::error!(listener = %open.listener.state.read().address, "worker does not take a listener");
             }
         }
+    }
+}
+
+/// Gives names a moment to be looked up, so that the first requests do not find services without endpoints. A name that
+/// nobody answers for does not keep the others waiting for long.
+async fn wait_while(lacking: impl Fn() -> bool, patience: Duration) {
+    let known = async {
+        while lacking() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(patience, known).await.is_err() {
+        tracing::warn!("not every service has endpoints yet; serving all the same");
     }
 }
 

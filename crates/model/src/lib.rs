@@ -24,4 +24,4 @@ pub use outcome::{Fault, Outcome, Party, Retry, Verdict};
 pub use ratio::{OutOfRange, Ratio};
 pub use size::{ByteSize, NotASize};
 pub use span::{NotASpan, Span};
-pub use time::{Instant, Timestamp};
+pub use time::{HttpDate, Instant, Timestamp};

@@ -75,6 +75,30 @@ impl Timestamp {
     pub const fn as_unix_nanos(self) -> u64 {
         self.0
     }
+
+    /// As HTTP writes it.
+    #[must_use]
+    pub const fn http_date(self) -> HttpDate {
+        HttpDate(self)
+    }
+}
+
+/// A point on the wall clock as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpDate(Timestamp);
+
+impl fmt::Display for HttpDate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+        const MONTHS: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let secs = self.0.0 / 1_000_000_000;
+        let (days, of_day) = (secs / 86_400, secs % 86_400);
+        let (year, month, day) = civil_from_days(days);
+        let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize - 1]);
+        let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+        write!(f, "{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+    }
 }
 
 /// RFC 3339 in UTC with milliseconds: `2026-11-21T06:48:51.120Z`.
@@ -122,5 +146,14 @@ mod tests {
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
         assert_eq!(at(1_795_243_731), "2026-11-21T06:48:51.000Z");
         assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59.000Z");
+    }
+
+    #[test]
+    fn timestamps_read_as_http_dates() {
+        let at = |secs: u64| Timestamp::from_unix_nanos(secs * 1_000_000_000).http_date().to_string();
+        assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
+        assert_eq!(at(4_107_542_399), "Sun, 28 Feb 2100 23:59:59 GMT");
     }
 }

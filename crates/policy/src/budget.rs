@@ -43,6 +43,12 @@ const HEAD_START: Duration = Duration::from_secs(1);
 /// Fails towards fewer retries: a decision may miss first attempts that other threads began within the last few
 /// hundred nanoseconds, and a retry granted but never sent stays spent.
 ///
+/// So an endpoint that fails within the first second finds the budget cold: until it is taken out, users see whatever one
+/// second of the floor and the share of the few requests so far do not pay for. That is the price of the second bound, and
+/// it is paid on purpose: what one client is lent at its start is lent to a whole fleet when all of it starts at once, which
+/// happens above all when something is wrong. A service that must not pay it gets a higher `floor_per_sec`: a rate, which
+/// its endpoints can be sized for, and one second of it to begin with.
+///
 /// Ask when a retry is *scheduled*, before its back-off, not when it is sent: otherwise all that wait in back-off
 /// evade the count.
 ///
@@ -229,6 +235,43 @@ mod tests {
         }
         let amplification = f64::from(requests + retries) / f64::from(requests);
         assert!((1.05..=1.1).contains(&amplification), "{amplification}");
+    }
+
+    /// One of four endpoints fails from the first request on and is taken out after five failures. Answers how many of
+    /// those five users see, for a budget that began `secs` before.
+    fn seen_of_five_failures(params: &RetryBudgetParams, secs: u64) -> usize {
+        let budget = RetryBudget::new(params, 1, Instant::ORIGIN);
+        (0..100 * secs).for_each(|_| budget.on_request(0));
+        let begins = secs * 1_000;
+        let fails = |request: &u64| {
+            budget.on_request(0);
+            request.is_multiple_of(4) && !budget.try_retry(Instant::from_millis(begins + 10 * request))
+        };
+        (0..20).filter(fails).count()
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_first_costs_what_a_cold_budget_has_not_earned() {
+        let default = RetryBudgetParams::default();
+        // Paid for: one by the first second of the floor, one by the first dozen requests.
+        assert_eq!(seen_of_five_failures(&default, 0), 3);
+        assert_eq!(seen_of_five_failures(&default, 1), 0);
+        assert_eq!(seen_of_five_failures(&RetryBudgetParams { floor_per_sec: 5, ..default }, 0), 0);
+    }
+
+    #[test]
+    fn trap_5_a_start_that_pays_for_such_a_loss_would_not_stay_below_the_ratio() {
+        // What many clients would be granted that begin together, live for 30 requests and see every second one fail.
+        let amplification = |head_start: u32| {
+            let budget = RetryBudget::new(&params(0.1, head_start, 100), 1, Instant::ORIGIN);
+            let granted = (0..30).filter(|request| {
+                budget.on_request(0);
+                request % 2 == 0 && budget.try_retry(Instant::ORIGIN)
+            });
+            1.0 + granted.count() as f64 / 30.0
+        };
+        assert!(amplification(0) <= 1.1);
+        assert!(amplification(5) > 1.25, "{}", amplification(5));
     }
 
     #[test]

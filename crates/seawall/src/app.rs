@@ -6,11 +6,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gateway::Gateway;
 use gateway::metrics::Exporter;
 use gateway::service::Clock;
+use gateway::{Gateway, ReloadSummary};
 use model::Timestamp;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -149,11 +149,11 @@ impl App {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
         }
-        tasks.spawn(obey_signals(signals, Arc::clone(&shared)));
-        if let Some(file) = shared.source.file.clone() {
-            let loaded = shared.state().in_force.hash();
-            tasks.spawn(follow(Watch::new(file, loaded), Arc::clone(&shared)));
-        }
+        let Signals { hangup, reopen, terminate, interrupt } = signals;
+        tasks.spawn(obey_signals(terminate, interrupt, reopen, Arc::clone(&shared)));
+        let loaded = shared.state().in_force.hash();
+        let watch = shared.source.file.clone().map(|file| Watch::new(file, loaded));
+        tasks.spawn(follow(watch, hangup, Arc::clone(&shared)));
         let ran = shared.gateway.run().await;
         tasks.shutdown().await;
         ran
@@ -163,17 +163,12 @@ impl App {
 impl Shared {
     /// Reads the configuration again and puts it in force. When anything is wrong with it the old one stays; a process that
     /// leaves takes no new one.
-    pub fn reload(&self, who: &str) {
+    pub async fn reload(&self, who: &str) {
         if self.phase() != "serving" {
             warn!(who, "not reloaded: the process is leaving");
             return;
         }
-        let outcome = self.source.load().and_then(|loaded| {
-            self.refuse_what_needs_a_restart(&loaded)?;
-            let summary =
-                self.gateway.reload(loaded.config().gateway(), who).map_err(|problem| problem.to_string())?;
-            Ok((loaded, summary))
-        });
+        let outcome = self.load_and_apply(who).await;
         let mut state = self.state();
         match outcome {
             Ok((loaded, summary)) => {
@@ -193,6 +188,14 @@ impl Shared {
                 state.refusal = Some(problem);
             }
         }
+    }
+
+    async fn load_and_apply(&self, who: &str) -> Result<(Loaded, ReloadSummary), String> {
+        let loaded = self.source.load()?;
+        self.refuse_what_needs_a_restart(&loaded)?;
+        let config = loaded.config().gateway();
+        let summary = self.gateway.reload(config, who).await.map_err(|problem| problem.to_string())?;
+        Ok((loaded, summary))
     }
 
     /// The admin pages keep their address, because whoever reads them would lose them without a word.
@@ -275,10 +278,10 @@ fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 struct Signals {
-    hangup: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    reopen: tokio::signal::unix::Signal,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
 }
 
 impl Signals {
@@ -292,21 +295,17 @@ impl Signals {
     }
 }
 
-async fn obey_signals(mut signals: Signals, shared: Arc<Shared>) {
+async fn obey_signals(mut terminate: Signal, mut interrupt: Signal, mut reopen: Signal, shared: Arc<Shared>) {
     let mut draining = false;
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => {
-                shared.reload("SIGHUP");
-                continue;
-            }
-            _ = signals.reopen.recv() => {
+            _ = reopen.recv() => {
                 shared.gateway.reopen_access_log();
                 info!("access log opened again");
                 continue;
             }
-            _ = signals.terminate.recv() => {}
-            _ = signals.interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
         if draining {
             warn!("second signal: stopping at once");
@@ -319,10 +318,21 @@ async fn obey_signals(mut signals: Signals, shared: Arc<Shared>) {
     }
 }
 
-async fn follow(mut watch: Watch, shared: Arc<Shared>) {
+/// Reloads when the file changes or a signal asks for it, one after the other. Apart from the other signals, which are not to
+/// wait for a reload.
+async fn follow(mut watch: Option<Watch>, mut hangup: Signal, shared: Arc<Shared>) {
     loop {
-        watch.changed().await;
-        shared.reload("changed file");
+        let changed = async {
+            match &mut watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let who = tokio::select! {
+            _ = hangup.recv() => "SIGHUP",
+            () = changed => "changed file",
+        };
+        shared.reload(who).await;
     }
 }
 

@@ -31,7 +31,7 @@ pub use malformed::Malformed;
 pub use request::{Method, RequestHead, parse_request};
 pub use response::{ResponseHead, parse_response};
 pub use semantics::{Connection, Framing};
-pub use target::{Form, Scheme, Target, path_is_plain};
+pub use target::{Form, Scheme, Target};
 pub use trailers::Trailers;
 pub use write::{
     reason, write_chunk_size, write_decimal, write_field, write_hex, write_last_chunk, write_status_line,

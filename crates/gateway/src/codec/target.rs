@@ -25,7 +25,7 @@ pub enum Scheme {
     Https,
 }
 
-/// A request target, split but not normalised: escapes are neither decoded nor checked (see [`path_is_plain`]).
+/// A request target, split but not normalised: escapes are neither decoded nor checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target<'b> {
     /// How it was written.
@@ -128,37 +128,4 @@ fn is_address_or_port(text: &str) -> bool {
         || port.strip_prefix(':').is_some_and(|digits| {
             digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok()
         })
-}
-
-/// Whether a path means to every reader what its bytes say: no empty, `.` or `..` segment, no backslash, and no
-/// escape that is broken or hides a dot, a slash, a backslash or NUL.
-///
-/// Routes may be matched against such a path as it is; any other must be normalised or refused first, or else
-/// `/public/..%2fadmin` would be judged by one rule and served by another. Fails towards `false`.
-#[must_use]
-pub fn path_is_plain(path: &str) -> bool {
-    let bytes = path.as_bytes();
-    let mut segment_start = match bytes {
-        [b'/', ..] => 1,
-        b"*" => return true,
-        _ => return false,
-    };
-    for (at, &byte) in bytes.iter().enumerate().skip(1) {
-        match byte {
-            b'/' => {
-                if matches!(&bytes[segment_start..at], b"" | b"." | b"..") {
-                    return false;
-                }
-                segment_start = at + 1;
-            }
-            b'\\' => return false,
-            b'%' => match bytes.get(at + 1..at + 3) {
-                Some([b'0', b'0'] | [b'2', b'e' | b'E' | b'f' | b'F'] | [b'5', b'c' | b'C']) => return false,
-                Some([high, low]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {}
-                _ => return false,
-            },
-            _ => {}
-        }
-    }
-    !matches!(&bytes[segment_start..], b"." | b"..")
 }

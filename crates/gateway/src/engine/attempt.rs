@@ -62,6 +62,12 @@ pub(crate) enum AttemptError {
 }
 
 impl AttemptError {
+    /// `deadline` has passed. A caller that is in too much of a hurry proves nothing against the endpoint; one that is too
+    /// slow for the route does.
+    pub(crate) fn out_of_time(request: &Request, deadline: Deadline) -> Self {
+        if deadline == request.caller_deadline { Self::Deadline } else { Self::Overdue }
+    }
+
     /// Whose fault it is, and whether another attempt could help without doing harm.
     pub(crate) fn fault(&self) -> Fault {
         let (who, retry) = match self {
@@ -329,7 +335,8 @@ async fn connect(
     deadline: Deadline,
 ) -> Result<TcpStream, AttemptError> {
     let worker = way.worker;
-    let until = deadline.instant().min(worker.now().after(way.view.params.timeouts.connect.get()));
+    let connected_by = worker.now().after(way.view.params.timeouts.connect.get());
+    let until = deadline.instant().min(connected_by);
     let mut connecting = std::pin::pin!(TcpStream::connect(address));
     worker.wheel.set(&way.conn.alarm, until);
     let result = poll_fn(|cx| {
@@ -337,15 +344,28 @@ async fn connect(
         match connecting.as_mut().poll(cx) {
             Poll::Ready(Err(error)) if worker.on_io_error(&error) => {
                 // Our shortage says nothing about the endpoint.
-                Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)))
+                return Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)));
             }
-            Poll::Ready(result) => Poll::Ready(result.map_err(AttemptError::Connect)),
-            Poll::Pending if way.conn.alarm.rung() => Poll::Ready(Err(AttemptError::ConnectTimeout)),
-            Poll::Pending if way.upload.borrow().arrived() => {
-                way.conn.poll_gone(cx, &worker.buffers).map(|()| Err(AttemptError::ClientGone))
-            }
-            Poll::Pending => Poll::Pending,
+            Poll::Ready(result) => return Poll::Ready(result.map_err(AttemptError::Connect)),
+            Poll::Pending => {}
         }
+        if way.upload.borrow().arrived() && way.conn.poll_gone(cx, &worker.buffers).is_ready() {
+            return Poll::Ready(Err(AttemptError::ClientGone));
+        }
+        if way.conn.alarm.rung() {
+            let now = worker.tell_time();
+            if deadline.expired(now) {
+                return Poll::Ready(Err(AttemptError::out_of_time(way.request, deadline)));
+            }
+            if connected_by <= now {
+                return Poll::Ready(Err(AttemptError::ConnectTimeout));
+            }
+        }
+        if way.conn.alarm.rung() || !way.conn.alarm.is_set() {
+            // One of two racing attempts rang, or has ended and taken the alarm with it.
+            worker.wheel.set(&way.conn.alarm, until);
+        }
+        Poll::Pending
     })
     .await;
     match &result {
@@ -404,13 +424,7 @@ impl Exchange<'_, '_> {
         if self.way.conn.alarm.rung() {
             let now = self.way.worker.tell_time();
             if self.deadline.expired(now) {
-                // A caller that is in too much of a hurry proves nothing against the endpoint.
-                let hurried = self.deadline == self.way.request.caller_deadline;
-                return Poll::Ready(Err(if hurried {
-                    AttemptError::Deadline
-                } else {
-                    AttemptError::Overdue
-                }));
+                return Poll::Ready(Err(AttemptError::out_of_time(self.way.request, self.deadline)));
             }
             if self.stage_deadline <= now {
                 return Poll::Ready(Err(

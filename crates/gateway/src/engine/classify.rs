@@ -82,23 +82,29 @@ impl Request {
 /// A request that is refused before it is one.
 pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
+    pub(crate) started: Instant,
     pub(crate) to_head: bool,
     pub(crate) after: After,
     pub(crate) http11: bool,
+    /// What the access log needs to know, when the request is to be logged.
+    pub(crate) log: Option<Buffer>,
 }
 
 impl Refused {
-    /// Nothing about the client can be relied on.
-    pub(crate) fn outright(refusal: Refusal) -> Self {
-        Self { refusal, to_head: false, after: After::Close, http11: true }
+    /// A request whose head cannot be read: nothing about the client can be relied on. Boxed because it is rare.
+    pub(crate) fn unread(worker: &Worker, conn: &Conn, refusal: Refusal, started: Instant) -> Box<Self> {
+        let log = log(worker, |line| crate::access_log::begin(line, conn.peer, None, None));
+        Box::new(Self { refusal, started, to_head: false, after: After::Close, http11: true, log })
     }
 }
 
-/// A client that sends a body and is refused may not have finished sending: the connection cannot be used again.
-fn refused(refusal: impl Into<Refusal>, head: &RequestHead<'_, '_>) -> Box<Refused> {
-    let after = if head.framing == Framing::None { wanted_after(head) } else { After::Close };
-    let http11 = head.version == Version::Http11;
-    Box::new(Refused { refusal: refusal.into(), to_head: head.method == Method::Head, after, http11 })
+/// The beginning of the access log's line about a request, if requests are logged.
+fn log(worker: &Worker, begin: impl FnOnce(&mut Vec<u8>)) -> Option<Buffer> {
+    worker.shared.access_log.enabled().then(|| {
+        let mut line = worker.buffers.take();
+        begin(&mut line);
+        line
+    })
 }
 
 fn wanted_after(head: &RequestHead<'_, '_>) -> After {
@@ -116,14 +122,24 @@ pub(crate) fn classify(
     head: &RequestHead<'_, '_>,
     started: Instant,
 ) -> Result<Request, Box<Refused>> {
+    let client =
+        forwarded::client_address(conn.peer, conn.trusted, &conn.listener.params.trusted, head.fields);
+    let refuse = |refusal: Refusal, route: Option<(&str, Criticality)>| {
+        // A client that sends a body and is refused may not have finished sending: the connection cannot be used again.
+        let after = if head.framing == Framing::None { wanted_after(head) } else { After::Close };
+        let log = log(worker, |line| crate::access_log::begin(line, client, Some(head), route));
+        let (to_head, http11) = (head.method == Method::Head, head.version == Version::Http11);
+        Box::new(Refused { refusal, started, to_head, after, http11, log })
+    };
     if worker.buffers.exhausted() {
-        return Err(refused(Reason::OutOfBuffers, head));
+        return Err(refuse(Reason::OutOfBuffers.into(), None));
     }
     let local = worker.local();
     let mut normal = worker.path_scratch.borrow_mut();
     let path = match head.target.form {
         Form::Asterisk => head.target.path,
-        _ => path::normalise(head.target.path, &mut normal).map_err(|_| refused(Reason::BadPath, head))?,
+        _ => path::normalise(head.target.path, &mut normal)
+            .map_err(|_| refuse(Reason::BadPath.into(), None))?,
     };
     let find = |name: &str| {
         head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
@@ -132,16 +148,20 @@ pub(crate) fn classify(
         Query { host: head.host, method: head.method_text, path, query: head.target.query, header: &find };
     let found = match local.snapshot.router.find(&query) {
         Ok(found) => found,
-        Err(NotFound::NoRoute) => return Err(refused(Reason::NoRoute, head)),
+        Err(NotFound::NoRoute) => return Err(refuse(Reason::NoRoute.into(), None)),
         Err(NotFound::MethodNotAllowed(methods)) => {
             let allow = format!("allow: {methods}\r\n").into_bytes().into_boxed_slice();
             let refusal = Refusal { fields: Some(allow), ..Reason::MethodNotAllowed.into() };
-            return Err(refused(refusal, head));
+            return Err(refuse(refusal, None));
         }
     };
     let compiled = found.route;
     let route_index = compiled.index;
     let route = &local.snapshot.routes[route_index];
+
+    let facts = Facts::gather(head, conn.trusted);
+    let criticality = facts.criticality.unwrap_or(route.criticality);
+    let known = Some((&*route.name, criticality));
 
     let limits = &conn.listener.params.limits;
     let body_max = match route.params.body_max.unwrap_or(limits.body).get() {
@@ -149,12 +169,9 @@ pub(crate) fn classify(
         max => max,
     };
     if matches!(head.framing, Framing::Length(length) if length > body_max) {
-        return Err(refused(Reason::BodyTooLarge, head));
+        return Err(refuse(Reason::BodyTooLarge.into(), known));
     }
 
-    let facts = Facts::gather(head, conn.trusted);
-    let client =
-        forwarded::client_address(conn.peer, conn.trusted, &conn.listener.params.trusted, head.fields);
     let key_of = |by: &HashKey| hash_key(by, head, path, client);
 
     let mut service_view = None;
@@ -167,7 +184,7 @@ pub(crate) fn classify(
                     let split = route.split.as_ref().expect("a route that splits has its split built");
                     match split.pick(key, &mut worker.rng.borrow_mut()) {
                         Some(part) => indices[part],
-                        None => return Err(refused(Reason::NoEndpoint, head)),
+                        None => return Err(refuse(Reason::NoEndpoint.into(), known)),
                     }
                 }
                 _ => unreachable!("matched above"),
@@ -209,12 +226,7 @@ pub(crate) fn classify(
         .timeout
         .or_else(|| service_view.as_ref().map(|view| view.params.timeouts.request))
         .map_or(Duration::MAX, model::Span::get);
-    let criticality = facts.criticality.unwrap_or(route.criticality);
-    let log = worker.shared.access_log.enabled().then(|| {
-        let mut line = worker.buffers.take();
-        crate::access_log::begin(&mut line, client, head, criticality, &route.name);
-        line
-    });
+    let log = log(worker, |line| crate::access_log::begin(line, client, Some(head), known));
     let body = Body::new(head.framing, &Limits::default());
     drop(normal);
     Ok(Request {

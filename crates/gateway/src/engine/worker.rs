@@ -23,7 +23,7 @@ use super::pool::Pool;
 use super::slots::Slots;
 use super::wheel::{Alarm, Wheel};
 use crate::access_log::AccessLog;
-use crate::answer::{After, Reason, refuse};
+use crate::answer::{After, Date, Reason, refuse};
 use crate::listen::{Listener, ListenerState};
 use crate::metrics::WorkerMetrics;
 use crate::road::{self, Next};
@@ -144,6 +144,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) rng: RefCell<Rng>,
+    pub(crate) date: Date,
     pub(crate) metrics: Arc<WorkerMetrics>,
     local: RefCell<Rc<Local>>,
     /// Open connections, to wake the idle ones when the process leaves.
@@ -173,6 +174,7 @@ impl Worker {
             pool: Pool::default(),
             buffers: Buffers::new(buffer_bytes_max, Arc::clone(&metrics.buffers)),
             rng: RefCell::new(Rng::with_seed(seed)),
+            date: Date::default(),
             metrics,
             local: RefCell::new(local),
             alarms: RefCell::default(),
@@ -297,12 +299,15 @@ async fn accept<F: Future<Output = Next> + 'static>(
 ) {
     let welcome = |stream: TcpStream, peer: SocketAddr| {
         let state = Arc::clone(&listener.state.read());
-        if state.on_open() {
-            let (worker, slots) = (Rc::clone(&worker), Rc::clone(&slots));
-            tokio::task::spawn_local(connection(worker, slots, stream, peer, state, request));
-        } else {
-            state.on_close();
-            turn_away(&stream);
+        match state.on_open() {
+            Ok(()) => {
+                let (worker, slots) = (Rc::clone(&worker), Rc::clone(&slots));
+                tokio::task::spawn_local(connection(worker, slots, stream, peer, state, request));
+            }
+            Err(reason) => {
+                state.on_close();
+                turn_away(&worker, &stream, reason);
+            }
         }
     };
     loop {
@@ -330,9 +335,9 @@ async fn accept<F: Future<Output = Next> + 'static>(
 }
 
 /// Answers 503 in one write and closes: nobody waits for who may not come in.
-fn turn_away(stream: &TcpStream) {
+fn turn_away(worker: &Worker, stream: &TcpStream, reason: Reason) {
     let mut bytes = Vec::new();
-    refuse(&mut bytes, &Reason::TooManyConnections.into(), false, After::Close, true);
+    refuse(&mut bytes, &reason.into(), false, After::Close, true, &worker.date);
     let _ = stream.try_write(&bytes);
 }
 
@@ -350,7 +355,7 @@ async fn shed_one(worker: &Worker, listener: &Listener, socket: &TcpListener) {
     let progress = match accepted {
         std::task::Poll::Ready(Ok((stream, _))) => {
             listener.state.read().figures.shed_descriptors.fetch_add(1, Ordering::Relaxed);
-            turn_away(&stream);
+            turn_away(worker, &stream, Reason::OutOfDescriptors);
             true
         }
         std::task::Poll::Ready(Err(_)) => false,

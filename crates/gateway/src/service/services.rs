@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -47,6 +46,19 @@ impl Live {
         self.slots[free] = true;
         free
     }
+
+    /// Starts those of `wanted` that are not there yet and answers them.
+    fn begin(&mut self, wanted: &BTreeMap<String, config::Service>, env: &Environment) -> Vec<Arc<Control>> {
+        let mut begun = Vec::new();
+        for (name, params) in wanted {
+            if !self.controls.contains_key(name) {
+                let control = Control::start(name, self.take_slot(), params.clone(), env);
+                begun.push(Arc::clone(&control));
+                self.controls.insert(name.clone(), control);
+            }
+        }
+        begun
+    }
 }
 
 impl Services {
@@ -61,6 +73,12 @@ impl Services {
         Self { env, live: Mutex::default() }
     }
 
+    /// Starts those of `wanted` that are not there yet, ahead of [`Services::apply`], and answers them: they look for their
+    /// endpoints while nobody asks them for any.
+    pub fn begin(&self, wanted: &BTreeMap<String, config::Service>) -> Vec<Arc<Control>> {
+        self.live.lock().begin(wanted, &self.env)
+    }
+
     /// Makes the services those of `wanted` and answers them in the order of their names.
     ///
     /// New ones begin with every endpoint that is known without waiting: addresses given as numbers, and what files say.
@@ -69,27 +87,20 @@ impl Services {
     /// their last view, and their [`Service::index`] is used again.
     pub fn apply(&self, wanted: &BTreeMap<String, config::Service>) -> Vec<Arc<Service>> {
         let mut live = self.live.lock();
+        live.begin(wanted, &self.env);
         let Live { controls, slots } = &mut *live;
-        controls.retain(|name, control| {
-            let stays = wanted.contains_key(name);
-            if !stays {
+        controls.retain(|name, control| match wanted.get(name) {
+            Some(params) => {
+                control.reconfigure(params);
+                true
+            }
+            None => {
                 control.stop();
                 slots[control.service().index] = false;
+                false
             }
-            stays
         });
-        for (name, params) in wanted {
-            if let Some(control) = live.controls.get(name) {
-                control.reconfigure(params);
-                continue;
-            }
-            let index = live.take_slot();
-            let control = Control::start(name, index, params.clone(), &self.env);
-            if let Entry::Vacant(vacant) = live.controls.entry(name.clone()) {
-                vacant.insert(control);
-            }
-        }
-        live.controls.values().map(|control| Arc::clone(control.service())).collect()
+        controls.values().map(|control| Arc::clone(control.service())).collect()
     }
 
     /// The clock that everything which shares these services must read.

@@ -125,6 +125,43 @@ fn an_endpoint_is_blamed_for_the_routes_time_and_not_for_the_callers() {
 }
 
 #[test]
+fn a_deadline_that_passes_while_connecting_is_a_504() {
+    let hole = Blackhole::new();
+    let keys = format!("{NUMB}, timeouts: {{connect: 10s, attempt: 20s}}");
+    let gate =
+        Gate::with("web", &[hole.addr()], &keys).route("service: web, timeout: 150ms").trusting().start();
+    let ended = |outcome: &str| {
+        gate.metric("seawall_gateway_requests_total", &[&format!("outcome=\"{outcome}\"")]).unwrap_or(0.0)
+    };
+    let failures = || gate.metric("seawall_gateway_endpoint_failures_total", &[]);
+    // The service was too slow for the route.
+    assert_eq!(refusal(&get(gate.addr(), "/")), (504, "deadline_exceeded"));
+    assert_eq!((ended("failed"), ended("refused"), failures()), (1.0, 0.0, Some(1.0)));
+    // The caller was in too much of a hurry.
+    let response = Client::connect(gate.addr()).request(plain("GET", "/", "Seawall-Deadline-Ms: 50\r\n"));
+    assert_eq!(refusal(&response), (504, "deadline_exceeded"));
+    assert_eq!((ended("failed"), ended("refused"), failures()), (1.0, 1.0, Some(1.0)));
+}
+
+#[test]
+fn a_route_whose_time_is_used_up_has_failed_and_no_endpoint_is_blamed_twice() {
+    let slow = Upstream::start(|_| Reply::hang());
+    // What is left after the first attempt is less than the margin: a second one would come too late.
+    let keys = format!(
+        "{NUMB}, timeouts: {{attempt: 200ms, request: 1s, deadline_margin: 900ms}}, \
+         retry_budget: {RICH}, retry: {{backoff: {{delay_base: 1ms, delay_max: 1ms}}}}"
+    );
+    let gate = Gate::with("web", &[slow.addr()], &keys)
+        .root(&format!("retry_budget: {RICH}"))
+        .route("service: web")
+        .start();
+    assert_eq!(refusal(&get(gate.addr(), "/")), (504, "deadline_exceeded"));
+    assert_eq!(gate.metric("seawall_gateway_requests_total", &["outcome=\"failed\""]), Some(1.0));
+    assert_eq!(gate.metric("seawall_gateway_endpoint_failures_total", &[]), Some(1.0));
+    assert_eq!(slow.request_count(), 1);
+}
+
+#[test]
 fn trap_7_a_deadline_is_believed_from_the_trusted_only() {
     let slow = Upstream::start(
         |request| {

@@ -37,11 +37,15 @@ impl Gate {
     }
 
     /// Adds a service.
-    pub(crate) fn service(mut self, name: &str, endpoints: &[SocketAddr], keys: &str) -> Self {
+    pub(crate) fn service(self, name: &str, endpoints: &[SocketAddr], keys: &str) -> Self {
         let endpoints: Vec<_> = endpoints.iter().map(|address| format!("'{address}'")).collect();
         let comma = if keys.is_empty() { "" } else { ", " };
-        writeln!(self.services, "  {name}: {{endpoints: [{}]{comma}{keys}}}", endpoints.join(", "))
-            .expect("memory");
+        self.service_keys(name, &format!("endpoints: [{}]{comma}{keys}", endpoints.join(", ")))
+    }
+
+    /// Adds a service with these keys, which say where its endpoints are.
+    pub(crate) fn service_keys(mut self, name: &str, keys: &str) -> Self {
+        writeln!(self.services, "  {name}: {{{keys}}}").expect("memory");
         self
     }
 

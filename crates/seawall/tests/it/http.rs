@@ -275,6 +275,32 @@ fn a_connection_has_as_many_requests_as_it_may() {
     assert!(client.is_closed_by_server());
 }
 
+/// RFC 9110, 6.6.1: who answers itself and has a clock says when.
+#[test]
+fn answers_of_the_gateways_own_are_dated() {
+    let upstream = Upstream::start(|_| Reply::ok("tea").header("Date", "Thu, 01 Jan 1970 00:00:00 GMT"));
+    let gate = Gate::to(&[upstream.addr()])
+        .route("match: {path: /tea}, service: web")
+        .route("match: {path: /fixed}, answer: {status: 200, body: fixed}")
+        .route("match: {path: /old}, redirect: {to: '/new'}")
+        .listener("connections_max: 1")
+        .start();
+    let mut client = Client::connect(gate.addr());
+    let mut answers: Vec<_> = ["/fixed", "/old", "/nowhere"].map(|path| client.get(path)).into();
+    answers.push(Client::connect(gate.addr()).try_response().expect("turned away"));
+    let passed_on = client.get("/tea");
+    answers.push(client.request("GET / HTTP/1.1\r\nHost: test\r\nBad Name: x\r\n\r\n"));
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 308, 404, 503, 400]);
+    for answer in &answers {
+        let dates: Vec<_> = answer.headers.all("date").collect();
+        assert!(matches!(dates[..], [date] if date.len() == 29 && date.ends_with(" GMT")), "{answer:?}");
+        assert!(!dates[0].contains(" 1970 "), "{answer:?}");
+    }
+    let dates: Vec<_> = passed_on.headers.all("date").collect();
+    assert_eq!(dates, ["Thu, 01 Jan 1970 00:00:00 GMT"], "the service's own");
+}
+
 #[test]
 fn one_connection_too_many_is_turned_away() {
     let upstream = Upstream::constant("tea");

@@ -6,6 +6,7 @@ mod bodies;
 mod commands;
 mod deadlines;
 mod demo;
+mod discovery;
 mod docs;
 mod gate;
 mod http;

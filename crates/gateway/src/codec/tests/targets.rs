@@ -1,5 +1,5 @@
 use super::{refused, request};
-use crate::codec::{FieldStorage, Form, Limits, Malformed, Scheme, parse_request, path_is_plain};
+use crate::codec::{FieldStorage, Form, Limits, Malformed, Scheme, parse_request};
 
 fn line(method: &str, target: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: shop\r\n\r\n")
@@ -65,41 +65,5 @@ fn refuses_targets_in_no_known_form() {
         "%2fa",
     ] {
         assert_eq!(refused(&line("GET", target)), Malformed::Target, "{target:?}");
-    }
-}
-
-#[test]
-fn plain_paths_hide_nothing() {
-    for path in ["/", "/a", "/a/b/", "/a.b/..c/c../...", "/%41%7e", "/a%20b", "*", "/.a/a."] {
-        assert!(path_is_plain(path), "{path}");
-    }
-    for path in [
-        "",
-        "a",
-        "//",
-        "//a",
-        "/a//b",
-        "/a//",
-        "/.",
-        "/..",
-        "/./a",
-        "/a/./b",
-        "/a/../b",
-        "/a/..",
-        "/a/.",
-        "/%2e/a",
-        "/%2E%2e/a",
-        "/a%2fb",
-        "/a%2Fb",
-        "/a%5cb",
-        "/a%5Cb",
-        "/a%00",
-        "/a\\b",
-        "/%",
-        "/%4",
-        "/%g1",
-        "/%1g",
-    ] {
-        assert!(!path_is_plain(path), "{path}");
     }
 }

@@ -139,6 +139,67 @@ fn a_sample_holds_some_successes_and_every_failure() {
 }
 
 #[test]
+fn what_is_refused_before_it_is_understood_is_logged_with_what_is_known() {
+    let upstream = Upstream::constant("here");
+    let dir = TempDir::new("log");
+    let file = dir.path().join("access.log");
+    let text = |failures_per_sec: u32| {
+        format!(
+            "workers: 1\n\
+             access_log: {{to: {{file: '{}'}}, failures_per_sec: {failures_per_sec}}}\n\
+             listeners: [{{address: '127.0.0.1:0', timeouts: {{head: 100ms}}}}]\n\
+             admin: {{address: '127.0.0.1:0'}}\n\
+             routes:\n  - {{name: shop, match: {{path: /shop, methods: [GET, POST]}}, service: shop, body_max: 5}}\n\
+             services: {{shop: {{endpoints: ['{}']}}}}\n",
+            file.display(),
+            upstream.addr()
+        )
+    };
+    let requests = [
+        "GET / HTTP/1.1\r\nHost: shop.example\r\nBad Name: x\r\n\r\n",
+        "GET /%zz HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+        "GET /nowhere?x=1 HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: me\r\n\r\n",
+        "DELETE /shop HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+        "POST /shop HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 6\r\n\r\nlarger",
+        "GET / HTTP/1.1\r\nHost: sh",
+    ];
+    let seawall = Seawall::start(SEAWALL, &text(100));
+    for request in requests {
+        Client::connect(seawall.addr()).request(request);
+    }
+    let logged = wait_for_lines(&file, requests.len());
+    let shown: Vec<String> = logged
+        .iter()
+        .map(|line| {
+            assert!(line["time"].is_string() && line["seconds"].is_number(), "{line}");
+            let keys =
+                ["client", "status", "outcome", "reason", "method", "path", "user_agent", "route", "class"];
+            let known = keys.iter().filter(|key| !line[**key].is_null());
+            known.map(|key| line[*key].to_string().replace('"', "")).collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "127.0.0.1 400 refused malformed",
+            "127.0.0.1 400 refused bad_path GET /%zz",
+            "127.0.0.1 404 refused no_route GET /nowhere?x=1 me",
+            "127.0.0.1 405 refused method_not_allowed DELETE /shop",
+            "127.0.0.1 413 refused body_too_large POST /shop shop CRITICAL",
+            "127.0.0.1 408 refused head_timeout",
+        ]
+    );
+    // They are bounded like every other failure.
+    seawall.reload(&text(0));
+    for request in requests {
+        Client::connect(seawall.addr()).request(request);
+    }
+    seawall.wait_for_metric(DROPPED, &[], |dropped| dropped == requests.len() as f64);
+    seawall.stop();
+    assert_eq!(lines(&file).len(), requests.len());
+}
+
+#[test]
 fn a_device_that_takes_nothing_costs_lines_which_are_counted_and_no_request() {
     let upstream = Upstream::constant("here");
     let seawall = with_log(&upstream, "{to: {file: /dev/full}}");
