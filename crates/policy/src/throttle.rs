@@ -8,12 +8,14 @@ mod tests;
 use core::array;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
 
 use model::{Criticality, Instant};
 
 pub use params::ThrottleParams;
 
 use crate::Rng;
+use crate::fading::Fading;
 use crate::sharded::Padded;
 use crate::slots::{LIVE, STEPS, Slots};
 
@@ -27,10 +29,14 @@ const CLASSES: usize = Criticality::ALL.len();
 const SENT: usize = 0;
 const REJECTED: usize = 1;
 const ACCEPTED: usize = 2;
-const KINDS: usize = 3;
+const FAILED: usize = 3;
+const KINDS: usize = 4;
 
 /// The multiplier while everything that is sent is accepted; see [`Throttle`].
 const RECOVERING: f64 = 3.0;
+
+/// How long a slow answer is remembered.
+const SLOW_HALF_LIFE: Duration = Duration::from_secs(60);
 
 /// Slots that say whether it is. The one that has just begun still waits for its answers; fewer make the multiplier
 /// follow chance.
@@ -50,12 +56,14 @@ const RECENT: RangeInclusive<u64> = 1..=3;
 ///   of refused classes that gets through adds up (2.1 × seen at 10 × in four classes), and 100 × overload sends 10 ×.
 /// - **`requests_per_sec_min` of each class are never refused** for that class's own sake: a quiet service is not shed for a
 ///   few failures, and a recovery is noticed however few requests there are.
-/// - **What was sent within `answer_within` and is not accepted yet counts neither way**, and an accept counts beside the
-///   start that it answers. So no shape of traffic is throttled whose answers arrive in that time.
+/// - **What was sent within `answer_within` and has not ended yet counts neither way**, and an end counts beside the
+///   start that it belongs to. So no shape of traffic is throttled whose answers arrive in that time. A back end that
+///   is known to answer later is given twice its slowest recent answer, and one that has not answered anything yet, all
+///   the time in the world.
 /// - **A class is refused at least as probably as every higher one**, because a back end that refuses a higher class has
 ///   no room for a lower one.
 ///
-/// Promises, with the defaults, by simulation: traffic that is accepted within `answer_within` is never throttled. After 300 s
+/// Promises, with the defaults, by simulation: traffic that is accepted in the time it usually takes is never throttled. After 300 s
 /// of total outage 90 % goodput is back within 30 s (22 s when answers take 5 ms, 30 s when they take 0.5 s; it took 60 s
 /// and more when they took 1.5 s). At 2 to 100 × overload the back end sees at most 1.5 × its capacity, classes mixed or
 /// not, and keeps at least nine tenths of its goodput, once a window has passed; until then, about 3 s pass before anything
@@ -73,9 +81,11 @@ pub struct Throttle {
     hot: Padded<Hot>,
     slots: Slots<{ CLASSES * KINDS }>,
     /// Time between two judgements.
-    tick: core::time::Duration,
+    tick: Duration,
     /// Requests in the window that are sent whatever happens.
     floor: f64,
+    /// The slowest recent accept, in nanoseconds.
+    slowest: Fading,
 }
 
 /// What every request reads and hardly any writes.
@@ -100,6 +110,7 @@ impl Throttle {
             slots: Slots::new(workers, window, now),
             tick: step / 10,
             floor: params.requests_per_sec_min * (window + step).as_secs_f64(),
+            slowest: Fading::default(),
             params: params.clone(),
         }
     }
@@ -126,11 +137,22 @@ impl Throttle {
     }
 
     /// The back end accepted a request that was sent at `started`, the `now` of its [`Throttle::try_send`]: it did the
-    /// work, even if the answer is an application's error. Not called when it refused for overload, did not answer in
-    /// time, or could not be reached.
-    pub fn on_accept(&self, shard: usize, class: Criticality, started: Instant) {
+    /// work, even if the answer is an application's error.
+    pub fn on_accept(&self, shard: usize, class: Criticality, started: Instant, now: Instant) {
         if self.params.enabled {
             self.slots.count(shard, kind(class, ACCEPTED), started);
+            let latency = now.since(started).as_nanos().max(1) as f32;
+            if latency > self.slowest.get(now, SLOW_HALF_LIFE).0 {
+                self.slowest.set(latency, now);
+            }
+        }
+    }
+
+    /// The back end refused it for overload, did not answer in time, or could not be reached: it need not be waited for.
+    /// `started` as for [`Throttle::on_accept`].
+    pub fn on_failure(&self, shard: usize, class: Criticality, started: Instant) {
+        if self.params.enabled {
+            self.slots.count(shard, kind(class, FAILED), started);
         }
     }
 
@@ -164,16 +186,16 @@ impl Throttle {
     }
 
     fn counts(&self, now: Instant) -> [Counts; CLASSES] {
-        let patience = now.before(self.params.answer_within.get());
+        let since = now.before(self.patience(now));
         let mut counts = [Counts::default(); CLASSES];
         for back in LIVE {
-            let young = self.slots.end(back) > patience;
+            let young = self.slots.end(back) > since;
             for (counts, slot) in counts.iter_mut().zip(self.slots.slot(back).as_chunks::<KINDS>().0) {
-                let [sent, rejected, accepted] = slot.map(f64::from);
+                let [sent, rejected, accepted, failed] = slot.map(f64::from);
                 counts.requests += sent + rejected;
                 counts.accepts += accepted;
                 if young {
-                    counts.pending += (sent - accepted).max(0.0);
+                    counts.pending += (sent - accepted - failed).max(0.0);
                 }
                 if RECENT.contains(&back) {
                     counts.recent_sent += sent;
@@ -182,6 +204,15 @@ impl Throttle {
             }
         }
         counts
+    }
+
+    /// How long an answer is waited for before it is held against the back end.
+    fn patience(&self, now: Instant) -> Duration {
+        let (slowest, _) = self.slowest.get(now, SLOW_HALF_LIFE);
+        if slowest == 0.0 {
+            return Duration::MAX;
+        }
+        self.params.answer_within.get().max(Duration::from_nanos(2 * slowest as u64))
     }
 
     fn rejection_for(&self, counts: &Counts) -> f64 {
@@ -206,7 +237,7 @@ impl Throttle {
 struct Counts {
     requests: f64,
     accepts: f64,
-    /// Sent, not accepted, and too young to say that they never will be.
+    /// Sent, not ended, and too young to say that they never will be.
     pending: f64,
     recent_sent: f64,
     recent_accepts: f64,

@@ -20,7 +20,7 @@ pub struct ThrottleParams {
     /// Span over which requests and accepts are counted.
     pub window: Span,
     /// A request not answered yet is held against the back end once it is this old, so that calls that hang are
-    /// noticed. Healthy answers should take no longer; at most half of `window`.
+    /// noticed; later where its answers usually take longer. At most half of `window`.
     pub answer_within: Span,
     /// Largest share of requests that is refused; the rest finds out when it is over.
     pub rejection_max: Ratio,

@@ -27,7 +27,7 @@ fn sum(counts: [u32; CLASSES]) -> f64 {
 }
 
 /// Offers `rates(second)` requests per second and class for `secs` seconds, arriving at random. `serve` says for a
-/// request that is sent in a millisecond whether it is accepted; acceptance is learnt `latency` ms later.
+/// request that is sent in a millisecond whether it is accepted, which is learnt `latency` ms later.
 fn drive(
     params: &ThrottleParams,
     seed: u64,
@@ -38,14 +38,20 @@ fn drive(
 ) -> Vec<Second> {
     let mut rng = Rng::with_seed(seed);
     let throttle = Throttle::new(params, 4, Instant::ORIGIN);
-    let mut answers: VecDeque<(u64, Criticality)> = VecDeque::new();
+    let mut answers: VecDeque<(u64, Criticality, bool)> = VecDeque::new();
     let mut seconds = std::vec![Second::default(); secs as usize];
     for millis in 0..secs * 1_000 {
         let (now, second) = (Instant::from_millis(millis), millis / 1_000);
-        while let Some(&(started, class)) = answers.front().filter(|(started, _)| started + latency <= millis)
+        while let Some(&(started, class, accepted)) =
+            answers.front().filter(|(at, ..)| at + latency <= millis)
         {
             answers.pop_front();
-            throttle.on_accept(rng.usize(..4), class, Instant::from_millis(started));
+            let (shard, started) = (rng.usize(..4), Instant::from_millis(started));
+            if accepted {
+                throttle.on_accept(shard, class, started, now);
+            } else {
+                throttle.on_failure(shard, class, started);
+            }
         }
         let rates = rates(second);
         // The lowest class comes first within a millisecond, so that nothing but the throttle favours a higher one.
@@ -57,10 +63,9 @@ fn drive(
                 counts.offered[class.index()] += 1;
                 if throttle.try_send(rng.usize(..4), class, now, &mut rng).is_ok() {
                     counts.sent[class.index()] += 1;
-                    if serve(millis, class) {
-                        counts.accepted[class.index()] += 1;
-                        answers.push_back((millis, class));
-                    }
+                    let accepted = serve(millis, class);
+                    counts.accepted[class.index()] += u32::from(accepted);
+                    answers.push_back((millis, class, accepted));
                 }
             }
         }
@@ -173,9 +178,23 @@ fn trap_02_calls_that_hang_are_noticed() {
         let each = (from * 100..to * 100).map(|centi| Instant::from_millis(centi * 10));
         each.filter(|now| throttle.try_send(0, Criticality::Critical, *now, rng).is_ok()).count()
     };
-    assert_eq!(sent(0, 2, &mut rng), 200, "they may yet be answered");
-    sent(2, 10, &mut rng);
-    assert!(sent(10, 20, &mut rng) < 200);
+    assert_eq!(sent(0, 1, &mut rng), 100);
+    for centi in 0..100 {
+        let started = Instant::from_millis(centi * 10);
+        throttle.on_accept(0, Criticality::Critical, started, started.after(Duration::from_millis(5)));
+    }
+    assert_eq!(sent(1, 3, &mut rng), 200, "they may yet be answered");
+    sent(3, 11, &mut rng);
+    assert!(sent(11, 21, &mut rng) < 200);
+}
+
+#[test]
+fn a_service_that_answers_late_is_no_failing_one() {
+    for latency in [2_500, 5_000, 9_000, 30_000] {
+        let rates = |_| only(Criticality::Critical, 50.0);
+        let seconds = drive(&ThrottleParams::default(), 1, 90, latency, rates, |_, _| true);
+        assert!(seconds.iter().all(|second| second.sent == second.offered), "{latency} ms");
+    }
 }
 
 #[test]
@@ -225,7 +244,8 @@ proptest! {
             millis += gap;
             answers.retain(|&(at, started, class)| {
                 if at <= millis {
-                    throttle.on_accept(started as usize, class, Instant::from_millis(started));
+                    let now = Instant::from_millis(millis);
+                    throttle.on_accept(started as usize, class, Instant::from_millis(started), now);
                 }
                 at > millis
             });
@@ -252,7 +272,7 @@ proptest! {
             for shard in 0..requests {
                 let sent = throttle.try_send(shard, class, now, &mut rng).is_ok();
                 if sent && rng.f64() < accepted {
-                    throttle.on_accept(shard, class, now.before(core::time::Duration::from_millis(late)));
+                    throttle.on_accept(shard, class, now.before(Duration::from_millis(late)), now);
                 }
             }
             let rejections = Criticality::ALL.map(|class| throttle.rejection(class, now));

@@ -164,7 +164,7 @@ fn throttles(bench: &mut Bench) {
         bench.measure(&format!("throttle: send, {name}"), |turn| {
             let sent = throttle.try_send(turn.shard, Criticality::Critical, turn.now, turn.rng);
             if accepts && sent.is_ok() {
-                throttle.on_accept(turn.shard, Criticality::Critical, turn.now);
+                throttle.on_accept(turn.shard, Criticality::Critical, turn.now, turn.now);
             }
             sent
         });
