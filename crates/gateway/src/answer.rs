@@ -30,6 +30,10 @@ pub enum Reason {
     BreakerOpen,
     /// Too many requests of this service are under way.
     BulkheadFull,
+    /// The service has no room for a request of this class and customer now.
+    Overloaded,
+    /// The service would most likely refuse it.
+    Throttled,
     /// No endpoint may be tried.
     NoEndpoint,
     /// Its deadline has passed.
@@ -52,7 +56,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 19] = [
+    pub const ALL: [Reason; 21] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -63,6 +67,8 @@ impl Reason {
         Self::RateLimited,
         Self::BreakerOpen,
         Self::BulkheadFull,
+        Self::Overloaded,
+        Self::Throttled,
         Self::NoEndpoint,
         Self::DeadlineExceeded,
         Self::ConnectFailed,
@@ -88,6 +94,8 @@ impl Reason {
             Self::RateLimited => "rate_limited",
             Self::BreakerOpen => "breaker_open",
             Self::BulkheadFull => "bulkhead_full",
+            Self::Overloaded => "overloaded",
+            Self::Throttled => "throttled",
             Self::NoEndpoint => "no_endpoint",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::ConnectFailed => "connect_failed",
@@ -113,6 +121,8 @@ impl Reason {
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamMalformed => 502,
             Self::BreakerOpen
             | Self::BulkheadFull
+            | Self::Overloaded
+            | Self::Throttled
             | Self::NoEndpoint
             | Self::OutOfBuffers
             | Self::TooManyConnections
@@ -121,10 +131,18 @@ impl Reason {
         }
     }
 
-    /// Whether the caller is told that trying again at once would do harm.
+    /// Whether the caller is told that trying again at once would do harm, unless something is known that speaks for it.
     #[must_use]
     pub fn dont_retry(self) -> bool {
-        matches!(self, Self::RateLimited | Self::BreakerOpen | Self::BulkheadFull | Self::DeadlineExceeded)
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::BreakerOpen
+                | Self::BulkheadFull
+                | Self::Overloaded
+                | Self::Throttled
+                | Self::DeadlineExceeded
+        )
     }
 }
 
@@ -138,12 +156,31 @@ pub(crate) struct Refusal {
     pub(crate) detail: &'static str,
     /// Whole field lines, such as `allow: GET\r\n`.
     pub(crate) fields: Option<Box<[u8]>>,
+    /// Whether and when the caller may try again.
+    pub(crate) again: Again,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), detail: "", fields: None }
+        let status = reason.status();
+        let again = Again {
+            never_now: reason.dont_retry(),
+            elsewhere: false,
+            after_secs: matches!(status, 429 | 503).then_some(1),
+        };
+        Self { reason, status, detail: "", fields: None, again }
     }
+}
+
+/// Whether and when a refused caller may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Again {
+    /// Trying at once would do harm, wherever (`seawall-retry: never`).
+    pub(crate) never_now: bool,
+    /// Another gateway may have room at once (`seawall-retry: elsewhere`).
+    pub(crate) elsewhere: bool,
+    /// Not before so many seconds (`retry-after`).
+    pub(crate) after_secs: Option<u32>,
 }
 
 /// What the connection does after an answer.
@@ -190,11 +227,14 @@ pub(crate) fn refuse(
     begin_head(out, refusal.status, date);
     let reason = refusal.reason.name();
     let _ = write!(out, "seawall-reason: {reason}\r\n");
-    if refusal.reason.dont_retry() {
+    let Again { never_now, elsewhere, after_secs } = refusal.again;
+    if never_now {
         out.extend_from_slice(b"seawall-retry: never\r\n");
+    } else if elsewhere {
+        out.extend_from_slice(b"seawall-retry: elsewhere\r\n");
     }
-    if matches!(refusal.status, 429 | 503) {
-        out.extend_from_slice(b"retry-after: 1\r\n");
+    if let Some(secs) = after_secs {
+        let _ = write!(out, "retry-after: {secs}\r\n");
     }
     if let Some(fields) = &refusal.fields {
         out.extend_from_slice(fields);

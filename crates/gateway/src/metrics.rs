@@ -12,7 +12,7 @@ use model::Criticality;
 use crate::answer::Reason;
 use crate::codec::Malformed;
 use crate::listen::{ListenerFigures, ListenerState, Room};
-use crate::service::{EndpointStatus, ServiceStatus};
+use crate::service::{ClassShed, EndpointStatus, ServiceStatus};
 
 /// What kind of figure a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,14 @@ metrics! {
     BREAKER_STATE = "seawall_gateway_breaker_state" Gauge ["service"] "The service's breaker: 0 closed, 1 half-open, 2 open.";
     BULKHEAD_ACTIVE = "seawall_gateway_bulkhead_active_requests" Gauge ["service"] "Requests under way in a service's bulkhead.";
     BULKHEAD_WAITING = "seawall_gateway_bulkhead_waiting_requests" Gauge ["service"] "Requests that wait for a place in a service's bulkhead.";
+    ADMISSION_LIMIT = "seawall_gateway_admission_limit_requests" Gauge ["service"] "Requests that a service may work on at once, found by watching it.";
+    ADMISSION_ACTIVE = "seawall_gateway_admission_active_requests" Gauge ["service"] "Requests that a service works on.";
+    ADMISSION_WAITING = "seawall_gateway_admission_waiting_requests" Gauge ["service"] "Requests that wait until a service can work on them.";
+    SHED = "seawall_gateway_shed_requests_total" Counter ["service", "class", "reason"]
+        "Requests refused because the service has no room for them: limit, class, customer, deadline, queue_full, queue_timeout, pressure.";
+    THROTTLE = "seawall_gateway_throttle_rejection_ratio" Gauge ["service", "class"] "Share of requests refused on behalf of an overloaded service.";
+    CALLERS = "seawall_gateway_caller_attempts" Gauge ["service", "attempt"]
+        "Requests that arrived in the last seconds, by their callers' attempt; 4 stands for 4 and more.";
     RETRY_BUDGET = "seawall_gateway_retry_budget_tokens" Gauge ["service"] "Retries that a service's budget would grant now.";
     WORKERS = "seawall_gateway_workers" Gauge [] "Worker threads.";
     ACCESS_LOG_DROPPED = "seawall_gateway_access_log_dropped_total" Counter [] "Access log lines that were not written: over the rate, or the file could not take them.";
@@ -527,7 +535,7 @@ impl Exporter {
 
     /// The figures of services and their endpoints.
     pub(crate) fn services(&mut self, services: &[ServiceStatus]) {
-        let figures: [Figure<ServiceStatus, f64>; 5] = [
+        let figures: [Figure<ServiceStatus, f64>; 8] = [
             (&SERVICE_PANIC, |service| f64::from(u8::from(service.panicking))),
             (&BREAKER_STATE, |service| match service.breaker.state {
                 "open" => 2.0,
@@ -536,12 +544,33 @@ impl Exporter {
             }),
             (&BULKHEAD_ACTIVE, |service| service.bulkhead.active.into()),
             (&BULKHEAD_WAITING, |service| service.bulkhead.waiting.into()),
+            (&ADMISSION_LIMIT, |service| service.admission.limit.into()),
+            (&ADMISSION_ACTIVE, |service| service.admission.active.into()),
+            (&ADMISSION_WAITING, |service| service.admission.waiting.into()),
             (&RETRY_BUDGET, |service| service.retry_budget),
         ];
         for (metric, figure) in figures {
             self.begin(metric);
             for service in services {
                 self.sample(metric, &[&service.name], figure(service));
+            }
+        }
+        self.begin(&SHED);
+        for service in services {
+            for ClassShed { class, reason, count } in &service.admission.shed {
+                self.sample(&SHED, &[&service.name, class, reason], *count as f64);
+            }
+        }
+        self.begin(&THROTTLE);
+        for service in services {
+            for (class, rejection) in Criticality::ALL.into_iter().zip(service.throttle) {
+                self.sample(&THROTTLE, &[&service.name, class.name()], rejection);
+            }
+        }
+        self.begin(&CALLERS);
+        for service in services {
+            for (attempt, count) in ["1", "2", "3", "4"].into_iter().zip(service.callers) {
+                self.sample(&CALLERS, &[&service.name, attempt], count as f64);
             }
         }
         let figures: [Figure<EndpointStatus, f64>; 3] = [

@@ -8,14 +8,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use model::{Deadline, Fault, Instant, Party, Retry};
+use model::{Criticality, Deadline, Fault, Instant, Party, Retry, Verdict};
+use policy::admission::{End, Shed, Ticket, Who};
 use policy::attempts::{Condition, Decision, Facts, Failure, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
+use policy::callers::Advice;
 use policy::{Rng, Unavailable};
 
-use crate::answer::{After, Reason, Refusal, begin_head, end_head, refuse};
+use crate::answer::{After, Again, Reason, Refusal, begin_head, end_head, refuse};
 use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};
 use crate::engine::attempt::{Answer, AttemptError, Attempts, Flight, attempt};
 use crate::engine::buffers::Buffer;
@@ -259,7 +261,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     let mut served = Served::default();
     let admitted = match admit(worker, conn, request, view).await {
         Ok(admitted) => admitted,
-        Err(Some(reason)) => return finish_refused(worker, conn, request, None, reason.into(), served).await,
+        Err(Some(refusal)) => return finish_refused(worker, conn, request, None, refusal, served).await,
         Err(None) => {
             served.ending = Ending::Cancelled;
             return served;
@@ -276,6 +278,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         let refusal = refusal_of(worker, &error);
         return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
     }
+    admitted.whole.set(upload.borrow().arrived());
     let way = Attempts {
         worker,
         conn,
@@ -297,12 +300,13 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
             return served;
         }
         Err(error) => {
+            admitted.failed(now, &error);
             let (ending, end) = match error.fault().who {
                 Party::Upstream => (Ending::Failed, CallEnd::Failure),
                 Party::Downstream | Party::Ours => (Ending::Refused, CallEnd::Ignored),
             };
             served.ending = ending;
-            admitted.end(now, end, served.latency);
+            admitted.judge(now, end, served.latency);
             let refusal = refusal_of(worker, &error);
             return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
         }
@@ -315,7 +319,8 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         500.. => CallEnd::Failure,
         _ => CallEnd::Success,
     };
-    admitted.end(now, end, served.latency);
+    admitted.judge(now, end, served.latency);
+    admitted.answered(now, answer.flight.verdict(), answer.flight.latency());
     if worker.shared.access_log.enabled() {
         served.endpoint = Some(answer.flight.target().endpoint.name().into());
     }
@@ -330,16 +335,108 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     served
 }
 
-/// A request's places: in the service's bulkhead, and in its breaker's count. Given back however the request ends.
+/// What a request holds while it is under way: a place among those that the service works on, one in its bulkhead, one in
+/// its breaker's count. Given back however the request ends.
 struct Admitted<'a> {
     worker: &'a Worker,
     view: &'a View,
+    class: Criticality,
     permit: Cell<Option<Permit>>,
+    ticket: Cell<Option<Ticket>>,
+    in_bulkhead: Cell<bool>,
+    /// When it was let through, as the throttle counts; `None` before that.
+    sent: Cell<Option<Instant>>,
+    /// The client's body was there when it was sent, so that the time until the answer is the service's.
+    whole: Cell<bool>,
 }
 
-impl Admitted<'_> {
-    /// The service has answered, or has not.
-    fn end(&self, now: Instant, end: CallEnd, latency: Duration) {
+/// Whoever gives up after so many times what an answer takes has met a service that is overloaded.
+const PATIENCE: u32 = 4;
+
+impl<'a> Admitted<'a> {
+    fn new(worker: &'a Worker, view: &'a View, class: Criticality, permit: Permit) -> Self {
+        Self {
+            worker,
+            view,
+            class,
+            permit: Cell::new(Some(permit)),
+            ticket: Cell::new(None),
+            in_bulkhead: Cell::new(false),
+            sent: Cell::new(None),
+            whole: Cell::new(false),
+        }
+    }
+
+    /// The head of an answer is there.
+    fn answered(&self, now: Instant, verdict: Verdict, latency: Duration) {
+        match verdict {
+            Verdict::Overloaded => {
+                self.throttle(now, false);
+                self.leave(now, End::Dropped);
+            }
+            Verdict::Success if self.whole.get() => {
+                self.throttle(now, true);
+                self.leave(now, End::Success(latency));
+            }
+            // A fast failure says nothing about how long the work takes.
+            Verdict::Success | Verdict::Failure | Verdict::Unknown => {
+                self.throttle(now, true);
+                self.leave(now, End::Ignored);
+            }
+        }
+    }
+
+    /// There will be no answer.
+    fn failed(&self, now: Instant, error: &AttemptError) {
+        match error {
+            AttemptError::Timeout | AttemptError::Overdue => {
+                self.throttle(now, false);
+                self.leave(now, End::Dropped);
+            }
+            AttemptError::ConnectTimeout | AttemptError::Reset | AttemptError::Malformed(_) => {
+                self.throttle(now, false);
+                self.leave(now, End::Ignored);
+            }
+            // Whether the service would have answered will never be known.
+            AttemptError::Deadline | AttemptError::ClientGone => self.give_up(now),
+            // It never got there, or not whole. Breakers and ejection see to endpoints that are down.
+            AttemptError::Connect(_)
+            | AttemptError::Stale
+            | AttemptError::NoEndpoint(_)
+            | AttemptError::BodyTimeout
+            | AttemptError::BodyTooLarge
+            | AttemptError::BodyMalformed(_) => {
+                self.throttle(now, true);
+                self.leave(now, End::Ignored);
+            }
+        }
+    }
+
+    /// Nobody waits for the answer any more.
+    fn give_up(&self, now: Instant) {
+        let waited = self.sent.get().map_or(Duration::ZERO, |sent| now.since(sent));
+        let base = self.view.entrance.base_latency();
+        let overloaded = self.whole.get() && !base.is_zero() && waited > base * PATIENCE;
+        self.leave(now, if overloaded { End::Dropped } else { End::Ignored });
+    }
+
+    fn throttle(&self, now: Instant, accepted: bool) {
+        let Some(sent) = self.sent.take() else { return };
+        if accepted {
+            self.view.throttle.on_accept(self.worker.id, self.class, sent, now);
+        } else {
+            self.view.throttle.on_failure(self.worker.id, self.class, sent);
+        }
+    }
+
+    fn leave(&self, now: Instant, end: End) {
+        if let Some(ticket) = self.ticket.take() {
+            self.view.entrance.leave(self.worker.id, ticket, now, end);
+        }
+    }
+
+    /// What it says about the service as a whole.
+    fn judge(&self, now: Instant, end: CallEnd, latency: Duration) {
         if let Some(permit) = self.permit.take() {
             self.view.breaker.on_end(permit, now, end, latency, &mut self.worker.rng.borrow_mut());
         }
@@ -348,13 +445,18 @@ impl Admitted<'_> {
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        self.end(self.worker.now(), CallEnd::Ignored, Duration::ZERO);
-        self.view.bulkhead.release(self.worker.id);
+        let now = self.worker.now();
+        self.judge(now, CallEnd::Ignored, Duration::ZERO);
+        self.give_up(now);
+        if self.in_bulkhead.get() {
+            self.view.bulkhead.release(self.worker.id);
+        }
     }
 }
 
-/// Whether the request may go on: its customer's rate, the service's breaker, the service's bulkhead, in this order, so that
-/// what is refused cheaply is refused first.
+/// Whether the request may go on: its customer's rate, the service's breaker, the room that the service has, the room that
+/// it is given, and what it would most likely say; in this order, so that what is refused cheaply is refused first and
+/// what is refused here does not count against the service.
 ///
 /// # Errors
 /// Why not; `None` when the client left while it waited.
@@ -363,52 +465,76 @@ async fn admit<'a>(
     conn: &Conn,
     request: &Request,
     view: &'a Rc<Seen>,
-) -> Result<Admitted<'a>, Option<Reason>> {
+) -> Result<Admitted<'a>, Option<Refusal>> {
     let now = request.started;
     if request.caller_deadline.expired(now) {
-        return Err(Some(Reason::DeadlineExceeded));
+        return Err(Some(Reason::DeadlineExceeded.into()));
     }
+    view.callers.on_request(worker.id, request.attempts_before + 1, now);
     if let Some(limiter) = &request.route().limiter {
-        limiter.try_take(now, request.customer, request.cost).map_err(|_| Reason::RateLimited)?;
+        let taken = limiter.try_take(now, request.customer, request.cost);
+        taken.map_err(|_| Some(Reason::RateLimited.into()))?;
     }
-    let permit = view
-        .breaker
-        .try_enter(worker.id, now, &mut worker.rng.borrow_mut())
-        .map_err(|_| Reason::BreakerOpen)?;
-    let give_back = || {
-        let rng = &mut worker.rng.borrow_mut();
-        view.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, rng);
-    };
+    let permit = view.breaker.try_enter(worker.id, now, &mut worker.rng.borrow_mut());
+    let permit = permit.map_err(|_| Some(Reason::BreakerOpen.into()))?;
+    let admitted = Admitted::new(worker, view, request.criticality, permit);
+    let gone = |cx: &mut Context<'_>| conn.poll_gone(cx, &worker.buffers);
+
+    if view.params.admission.enabled {
+        let who = Who {
+            class: request.criticality,
+            customer: request.customer,
+            deadline: request.caller_deadline.sooner(Deadline::within(now, request.timeout)),
+        };
+        let entered = view.entrance.enter(worker.id, who, now, gone).await;
+        match entered.ok_or(None)? {
+            Ok(ticket) => admitted.ticket.set(Some(ticket)),
+            Err(Shed::Deadline) => return Err(Some(Reason::DeadlineExceeded.into())),
+            Err(shed) => return Err(Some(overloaded(worker, view, Reason::Overloaded, shed.name()))),
+        }
+    }
     match view.bulkhead.try_enter(worker.id) {
         Admission::Enter => {}
         Admission::Wait => {
-            let until = now.after(view.params.bulkhead.wait_max.get()).min(request.caller_deadline.instant());
+            let until = worker
+                .now()
+                .after(view.params.bulkhead.wait_max.get())
+                .min(request.caller_deadline.instant());
             let left = Cell::new(false);
             let leaves = |cx: &mut Context<'_>| {
-                let gone = conn.poll_gone(cx, &worker.buffers);
+                let gone = gone(cx);
                 left.set(gone.is_ready());
                 gone
             };
             if !view.bulkhead.wait(worker.id, worker.clock.timer(until), leaves).await {
-                give_back();
                 return Err(if left.get() {
                     None
                 } else if request.caller_deadline.expired(worker.tell_time()) {
-                    Some(Reason::DeadlineExceeded)
+                    Some(Reason::DeadlineExceeded.into())
                 } else {
-                    Some(Reason::BulkheadFull)
+                    Some(Reason::BulkheadFull.into())
                 });
             }
         }
-        Admission::Refuse => {
-            give_back();
-            return Err(Some(Reason::BulkheadFull));
-        }
+        Admission::Refuse => return Err(Some(Reason::BulkheadFull.into())),
     }
+    admitted.in_bulkhead.set(true);
+    let now = worker.now();
+    let sent = view.throttle.try_send(worker.id, request.criticality, now, &mut worker.rng.borrow_mut());
+    sent.map_err(|_| Some(overloaded(worker, view, Reason::Throttled, "")))?;
+    admitted.sent.set(Some(now));
     probe::send(worker, view);
     view.retry_budget.on_request(worker.id);
     request.local.snapshot.retry_budget.on_request(worker.id);
-    Ok(Admitted { worker, view, permit: Cell::new(Some(permit)) })
+    Ok(admitted)
+}
+
+/// A refusal for overload. Callers come back spread over some seconds, and elsewhere at once only while few of them come
+/// from elsewhere.
+fn overloaded(worker: &Worker, view: &View, reason: Reason, detail: &'static str) -> Refusal {
+    let never_now = view.callers.advice(worker.now()) == Advice::Never;
+    let after_secs = Some(worker.rng.borrow_mut().u32(1..=3));
+    Refusal { detail, again: Again { never_now, elsewhere: !never_now, after_secs }, ..reason.into() }
 }
 
 /// Endpoints that this request has been to, or could not go to.

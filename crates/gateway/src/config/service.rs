@@ -3,15 +3,18 @@ use std::fmt;
 use std::path::PathBuf;
 
 use model::{ByteSize, Ratio, Span};
+use policy::admission::AdmissionParams;
 use policy::attempts::RetryPolicyParams;
 use policy::balance::Balance;
 use policy::breaker::BreakerParams;
 use policy::budget::RetryBudgetParams;
 use policy::bulkhead::BulkheadParams;
+use policy::callers::RetryAdviceParams;
 use policy::ejection::EjectionParams;
 use policy::health::HealthParams;
 use policy::slow_start::SlowStartParams;
 use policy::subset::SubsetParams;
+use policy::throttle::ThrottleParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -45,6 +48,12 @@ pub struct Service {
     pub breaker: BreakerParams,
     /// Failing over at once from one endpoint that fails, without waiting for its ejection.
     pub endpoint_breaker: BreakerParams,
+    /// Letting in as many requests as the service can work on, the more important ones first.
+    pub admission: AdmissionParams,
+    /// Refusing here what the service, overloaded, would most likely refuse.
+    pub throttle: ThrottleParams,
+    /// When callers are told not to retry what was refused for overload.
+    pub retry_advice: RetryAdviceParams,
     /// Bounded resources for this dependency.
     pub bulkhead: BulkheadParams,
     /// How long to wait for endpoints.
@@ -75,6 +84,9 @@ impl Default for Service {
             ejection: EjectionParams::default(),
             breaker: BreakerParams::default(),
             endpoint_breaker: BreakerParams::default(),
+            admission: AdmissionParams::default(),
+            throttle: ThrottleParams::default(),
+            retry_advice: RetryAdviceParams::default(),
             bulkhead: BulkheadParams::default(),
             timeouts: UpstreamTimeouts::default(),
             retry: RetryPolicyParams::default(),

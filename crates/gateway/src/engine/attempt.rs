@@ -179,6 +179,16 @@ impl Flight {
         self.index
     }
 
+    /// What it says about the endpoint.
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// From sending the request to the answer's head.
+    pub(crate) fn latency(&self) -> Duration {
+        self.latency.unwrap_or_default()
+    }
+
     fn conclude(&mut self, now: Instant, verdict: Verdict) {
         self.verdict = verdict;
         self.latency = Some(now.since(self.started));

@@ -219,7 +219,7 @@ pub(crate) fn classify(
             let cost = limit.cost_header.as_deref().filter(|_| conn.trusted).and_then(find);
             (key_of(&limit.by).unwrap_or(0), cost.and_then(number).unwrap_or(1.0))
         }
-        None => (0, 1.0),
+        None => (key_of(&HashKey::ClientAddress).unwrap_or(0), 1.0),
     };
     let timeout = route
         .params

@@ -43,7 +43,7 @@ impl Control {
     pub(super) fn start(name: &str, index: usize, params: config::Service, env: &Environment) -> Arc<Self> {
         let moment = Moment { now: env.clock.now(), at: env.clock.timestamp() };
         let params = Arc::new(params);
-        let mut state = State::new(name.into(), Arc::clone(&params), env.process, moment.now);
+        let mut state = State::new(name.into(), Arc::clone(&params), env.process, env.clock, moment.now);
         let source = Source::new(name, &params);
         state.on_source(source.what());
         state.on_discovery(source.subscribe().borrow().clone(), moment);

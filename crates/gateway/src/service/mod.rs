@@ -6,6 +6,7 @@
 
 mod clock;
 mod control;
+mod entrance;
 mod events;
 mod member;
 mod places;
@@ -19,12 +20,13 @@ mod state_tests;
 mod tests;
 pub use clock::Clock;
 pub use control::Control;
+pub use entrance::Entrance;
 pub use events::{Event, What};
 pub use places::Places;
 pub use services::Services;
 pub use status::{
-    BreakerStatus, BulkheadStatus, DiscoveryStatus, EndpointStatus, ReasonStatus, ReportStatus,
-    ServiceStatus, reason_name,
+    AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, EndpointStatus, ReasonStatus,
+    ReportStatus, ServiceStatus, reason_name,
 };
 
 use std::net::SocketAddr;
@@ -67,6 +69,12 @@ pub struct View {
     pub breaker: Arc<policy::breaker::Breaker>,
     /// Bounds the retries of the whole service.
     pub retry_budget: Arc<policy::budget::RetryBudget>,
+    /// Lets requests in by class, as many as the service can work on.
+    pub entrance: Arc<Entrance>,
+    /// Refuses here what the service would most likely refuse.
+    pub throttle: Arc<policy::throttle::Throttle>,
+    /// How often callers have tried already.
+    pub callers: Arc<policy::callers::Callers>,
     /// Bounds what is under way.
     pub bulkhead: Arc<Places>,
     /// Finds the endpoint that a client's cookie names, if the service is sticky.

@@ -6,21 +6,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Instant, Timestamp};
+use model::{Criticality, Instant, Timestamp};
 use policy::breaker::{Breaker, Force};
 use policy::budget::RetryBudget;
 use policy::bulkhead::Bulkhead;
+use policy::callers::Callers;
 use policy::ejection::{Action, Decision, Ejector, Headcount};
 use policy::health::Change;
 use policy::sticky::Sticky;
 use policy::subset::SubsetParams;
+use policy::throttle::Throttle;
 use policy::{Fleet, Rng, Unavailable, balance};
 
-use super::Places;
 use super::events::{Event, Events, What};
 use super::member::{LAME_DUCK_LAPSE, Member};
 use super::services::Process;
-use super::status::{BreakerStatus, BulkheadStatus, DiscoveryStatus, ServiceStatus, force_name};
+use super::status::{
+    AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, ServiceStatus, force_name,
+};
+use super::{Clock, Entrance, Places};
 use super::{Notice, View};
 use crate::config;
 use crate::discover::{Discovered, Discovery};
@@ -51,6 +55,8 @@ pub(super) struct Due {
 /// All that is known of a service, and what follows from it: facts in, views out. It reads no clock and sends nothing.
 pub(super) struct State {
     params: Arc<config::Service>,
+    /// Handed to what waits; the state itself is told the time.
+    clock: Clock,
     workers: usize,
     /// A hash of the host's name.
     host: u64,
@@ -67,6 +73,9 @@ pub(super) struct State {
     breaker: Arc<Breaker>,
     retry_budget: Arc<RetryBudget>,
     bulkhead: Arc<Places>,
+    entrance: Arc<Entrance>,
+    throttle: Arc<Throttle>,
+    callers: Arc<Callers>,
     events: Events,
     version: u64,
     panicking: bool,
@@ -75,9 +84,16 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(name: Arc<str>, params: Arc<config::Service>, process: Process, now: Instant) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        params: Arc<config::Service>,
+        process: Process,
+        clock: Clock,
+        now: Instant,
+    ) -> Self {
         let Process { workers, host, seed } = process;
         Self {
+            clock,
             workers,
             host,
             secret: policy::hash(name.as_bytes()),
@@ -90,6 +106,9 @@ impl State {
             breaker: Arc::new(Breaker::new(&params.breaker, workers, now)),
             retry_budget: Arc::new(RetryBudget::new(&params.retry_budget, workers, now)),
             bulkhead: Arc::new(Places::new(Bulkhead::new(&params.bulkhead, workers))),
+            entrance: Arc::new(Entrance::new(&params.admission, workers, clock)),
+            throttle: Arc::new(Throttle::new(&params.throttle, workers, now)),
+            callers: Arc::new(Callers::new(&params.retry_advice, workers, now)),
             events: Events::new(name),
             version: 0,
             panicking: false,
@@ -164,6 +183,9 @@ impl State {
             breaker: Arc::clone(&self.breaker),
             retry_budget: Arc::clone(&self.retry_budget),
             bulkhead: Arc::clone(&self.bulkhead),
+            entrance: Arc::clone(&self.entrance),
+            throttle: Arc::clone(&self.throttle),
+            callers: Arc::clone(&self.callers),
             sticky,
         }
     }
@@ -370,6 +392,17 @@ impl State {
                 active_max: self.params.bulkhead.active_max,
                 waiting_max: self.params.bulkhead.waiting_max,
             },
+            admission: AdmissionStatus {
+                enabled: self.params.admission.enabled,
+                limit: self.entrance.limit(),
+                active: self.entrance.active(),
+                waiting: self.entrance.waiting(),
+                latency_secs: self.entrance.expected_latency().as_secs_f64(),
+                base_latency_secs: self.entrance.base_latency().as_secs_f64(),
+                shed: ClassShed::all(&self.entrance),
+            },
+            throttle: Criticality::ALL.map(|class| self.throttle.rejection(class, now)),
+            callers: self.callers.counts(now).unwrap_or_default(),
             endpoints: self.members.iter().map(|member| member.status(now)).collect(),
         }
     }

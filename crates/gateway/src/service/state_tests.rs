@@ -29,7 +29,7 @@ impl Bench {
     fn new(params: config::Service, endpoints: usize) -> Self {
         let moment = Moment { now: model::Instant::from_secs(1_000), at: model::Timestamp::default() };
         let process = Process { workers: 2, seed: 7, host: 11 };
-        let mut state = State::new("cart".into(), Arc::new(params), process, moment.now);
+        let mut state = State::new("cart".into(), Arc::new(params), process, Clock::new(), moment.now);
         state.on_discovery(discovery(&names(endpoints)), moment);
         let (sender, notices) = tokio::sync::mpsc::channel(64);
         let service = Service::new("cart", 0, state.view(moment), sender);

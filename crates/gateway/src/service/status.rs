@@ -1,10 +1,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use model::{Instant, Timestamp};
+use model::{Criticality, Instant, Timestamp};
+use policy::admission::Shed;
 use policy::breaker::{Breaker, Force, State};
 use policy::{Report, Unavailable};
 use serde::{Serialize, Serializer};
+
+use super::Entrance;
 
 /// A service as operators see it, at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +32,12 @@ pub struct ServiceStatus {
     pub retry_budget_max: f64,
     /// Requests under way and waiting.
     pub bulkhead: BulkheadStatus,
+    /// How many requests it can work on, as far as is known, and who was not let in.
+    pub admission: AdmissionStatus,
+    /// The share of each class's requests that are refused on its behalf, the highest class first.
+    pub throttle: [f64; Criticality::ALL.len()],
+    /// Requests that arrived lately, by their callers' attempt: the first, the second, the third, later ones.
+    pub callers: [u64; policy::callers::ATTEMPTS],
     /// The endpoints in use, in the order of their source.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -57,6 +66,49 @@ pub struct BulkheadStatus {
     pub active_max: u32,
     /// Requests that may wait.
     pub waiting_max: u32,
+}
+
+/// Admission to a service.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdmissionStatus {
+    /// Whether it is in force.
+    pub enabled: bool,
+    /// Requests that it may work on at once.
+    pub limit: u32,
+    /// Requests that it works on.
+    pub active: u32,
+    /// Requests that wait for a place.
+    pub waiting: u32,
+    /// What an answer typically takes; 0 while unknown.
+    pub latency_secs: f64,
+    /// What an answer typically takes when nobody queues; 0 while unknown.
+    pub base_latency_secs: f64,
+    /// Requests that were not let in.
+    pub shed: Vec<ClassShed>,
+}
+
+/// Requests of one class that were not let in for one reason.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ClassShed {
+    /// The class.
+    pub class: &'static str,
+    /// The reason.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+impl ClassShed {
+    /// Those classes and reasons that there were.
+    pub(super) fn all(entrance: &Entrance) -> Vec<Self> {
+        let pairs = Criticality::ALL.into_iter().flat_map(|class| Shed::ALL.map(|why| (class, why)));
+        let figures = pairs.map(|(class, why)| Self {
+            class: class.name(),
+            reason: why.name(),
+            count: entrance.shed(class, why),
+        });
+        figures.filter(|figure| figure.count > 0).collect()
+    }
 }
 
 /// A breaker as operators see it.

@@ -28,6 +28,9 @@ pub(super) fn check(name: &str, service: &Service, place: &mut Place<'_>) {
     policy(&mut place.at("breaker"), service.breaker.check());
     policy(&mut place.at("endpoint_breaker"), service.endpoint_breaker.check());
     policy(&mut place.at("bulkhead"), service.bulkhead.check());
+    policy(&mut place.at("admission"), service.admission.check());
+    policy(&mut place.at("throttle"), service.throttle.check());
+    policy(&mut place.at("retry_advice"), service.retry_advice.check());
     policy(&mut place.at("retry"), service.retry.check());
     check_timeouts(service, place);
     listener::head(&mut place.at("response_head_max"), service.response_head_max);

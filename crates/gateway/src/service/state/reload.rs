@@ -5,18 +5,20 @@ use policy::Unavailable;
 use policy::breaker::Breaker;
 use policy::budget::RetryBudget;
 use policy::bulkhead::Bulkhead;
+use policy::callers::Callers;
 use policy::ejection::Ejector;
 use policy::health::Health;
+use policy::throttle::Throttle;
 
 use super::{Moment, State};
 use crate::config;
-use crate::service::Places;
 use crate::service::events::What;
+use crate::service::{Entrance, Places};
 
 impl State {
     /// Other parameters. What they do not touch keeps its state; where the endpoints come from is not looked at here.
     ///
-    /// A bulkhead with other bounds begins empty: until the requests under way have ended, both old and new ones have
+    /// A bulkhead with other bounds, or a line of other length, begins empty: until the requests under way have ended, both old and new ones have
     /// places.
     pub(in crate::service) fn on_params(&mut self, params: Arc<config::Service>, moment: Moment) {
         let old = mem::replace(&mut self.params, params);
@@ -34,6 +36,17 @@ impl State {
         }
         if new.bulkhead != old.bulkhead {
             self.bulkhead = Arc::new(Places::new(Bulkhead::new(&new.bulkhead, workers)));
+        }
+        if new.admission.queue != old.admission.queue {
+            self.entrance = Arc::new(Entrance::new(&new.admission, workers, self.clock));
+        } else if new.admission != old.admission {
+            self.entrance.reconfigure(&new.admission);
+        }
+        if new.throttle != old.throttle {
+            self.throttle = Arc::new(Throttle::new(&new.throttle, workers, now));
+        }
+        if new.retry_advice != old.retry_advice {
+            self.callers = Arc::new(Callers::new(&new.retry_advice, workers, now));
         }
         let rejudged = "what judges it was configured anew";
         if new.ejection != old.ejection {
