@@ -185,10 +185,7 @@ fn a_client_that_does_not_take_its_answer_is_given_up() {
 fn an_endpoint_that_stops_in_mid_body_is_given_up() {
     let upstream = Manual::new();
     let gate = Gate::with("web", &[upstream.addr()], "timeouts: {body: 150ms}").start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", ""));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (mut client, mut seen) = upstream.exchange(&gate, plain("GET", "/", ""));
     seen.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
     let error = client.try_response().expect_err("it cannot be whole");
     assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
