@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use testkit::wait::{PATIENCE, wait_until};
-use testkit::{Client, Reply, Seawall, Upstream, free_port, get};
+use testkit::{Client, Reply, Seawall, Upstream, get};
 
 use crate::gate::{Gate, NUMB, RICH, addresses, figure, plain, posting, refusal};
+use crate::rough::own_addr;
 
 /// A gateway that is never short of retries.
 fn rich(upstreams: &[std::net::SocketAddr], keys: &str) -> Gate {
@@ -151,7 +152,7 @@ fn what_may_have_had_an_effect_is_not_done_twice() {
 #[test]
 fn what_was_never_sent_is_tried_elsewhere_whatever_the_method() {
     let upstream = Upstream::start(|request| Reply::ok(request.body()));
-    let gate = rich(&[free_port(), upstream.addr()], "balance: round_robin").start();
+    let gate = rich(&[own_addr(), upstream.addr()], "balance: round_robin").start();
     for _ in 0..6 {
         let response = Client::connect(gate.addr()).request(posting("POST", "/", "order"));
         assert_eq!(response.text(), "order");
@@ -163,7 +164,7 @@ fn what_was_never_sent_is_tried_elsewhere_whatever_the_method() {
 
 #[test]
 fn nobody_to_connect_to_is_a_502() {
-    let gate = rich(&[free_port(), free_port()], "balance: round_robin").start();
+    let gate = rich(&[own_addr(), own_addr()], "balance: round_robin").start();
     assert_eq!(refusal(&get(gate.addr(), "/")), (502, "connect_failed"));
     assert_eq!(gate.metric("seawall_gateway_attempts_total", &[]), Some(3.0));
 }
@@ -206,7 +207,7 @@ fn trap_7_a_body_too_large_to_replay_is_visibly_not_tried_again() {
 #[test]
 fn a_body_too_large_to_replay_is_still_sent_where_nothing_was_sent_before() {
     let upstream = Upstream::start(|request| Reply::ok(request.body()));
-    let gate = rich(&[free_port(), upstream.addr()], "balance: round_robin, retry: {replay_max: 0}").start();
+    let gate = rich(&[own_addr(), upstream.addr()], "balance: round_robin, retry: {replay_max: 0}").start();
     for _ in 0..4 {
         let body = "x".repeat(200_000);
         assert!(Client::connect(gate.addr()).request(posting("POST", "/", &body)).text() == body);

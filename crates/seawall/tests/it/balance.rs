@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -167,6 +167,63 @@ fn load_that_endpoints_report_steers_traffic_and_stays_inside() {
     });
 }
 
+/// An endpoint that is as busy and as slow as this, and says so to whoever asks at `/load`, or with every answer.
+fn frank(in_flight: u32, latency_ms: u32, unasked: bool) -> Upstream {
+    let load = format!("TEXT named_metrics.rif={in_flight}, named_metrics.latency_ms={latency_ms}");
+    Upstream::start(move |request| {
+        let reply = Reply::ok("tea");
+        if unasked || request.path() == "/load" {
+            reply.header("Endpoint-Load-Metrics", &load)
+        } else {
+            reply
+        }
+    })
+}
+
+#[test]
+fn prequal_takes_the_cool_and_quick_by_what_probes_or_answers_say() {
+    for (unasked, keys) in [(false, "probe_path: /load, "), (true, "")] {
+        let [cool, slow, hot] = [(1, 5), (1, 500), (90, 5)].map(|(load, ms)| frank(load, ms, unasked));
+        let upstreams = [cool, slow, hot];
+        let served = |upstream: &Upstream| upstream.requests().iter().filter(|r| r.target == "/").count();
+        let keys = format!("balance: {{prequal: {{{keys}probe_age_max: 10s, pool_size: 3}}}}, {NUMB}");
+        let gate = Gate::with("web", &addresses(&upstreams), &keys).start();
+        let mut client = Client::connect(gate.addr());
+        // What this process sees itself is the same of all three.
+        wait_until("the cool and quick one gets most", PATIENCE, || {
+            upstreams.iter().for_each(Upstream::forget_requests);
+            (0..50).for_each(|_| assert_eq!(client.get("/").text(), "tea"));
+            let [cool, slow, hot] = [0, 1, 2].map(|index| served(&upstreams[index]));
+            cool >= 3 * (slow + hot)
+        });
+        let probed = upstreams.iter().any(|u| u.requests().iter().any(|request| request.target == "/load"));
+        assert_eq!(probed, !unasked);
+    }
+}
+
+#[test]
+fn trap_18_a_gateway_uses_its_subset_and_another_one_another() {
+    const SIZE: usize = 8;
+    let upstreams: Vec<_> = (0..40).map(|_| Upstream::constant("tea")).collect();
+    let used = |client: u32| {
+        let keys = format!("subset: {{size: {SIZE}, client: {client}}}, balance: round_robin, {NUMB}");
+        let gate = Gate::with("web", &addresses(&upstreams), &keys).start();
+        upstreams.iter().for_each(Upstream::forget_requests);
+        let mut client = Client::connect(gate.addr());
+        (0..10 * SIZE).for_each(|_| assert_eq!(client.get("/").status, 200));
+        let counts: Vec<_> = upstreams.iter().map(Upstream::request_count).collect();
+        let used: Vec<_> = (0..counts.len()).filter(|index| counts[*index] > 0).collect();
+        assert!(used.iter().all(|index| counts[*index] == 10), "{counts:?}");
+        used
+    };
+    let first = used(0);
+    assert_eq!(first.len(), SIZE);
+    assert_eq!(used(0), first, "it stays with them");
+    let second = used(1);
+    assert_eq!(second.len(), SIZE);
+    assert_ne!(first, second);
+}
+
 #[test]
 fn who_says_in_an_answer_that_it_is_a_lame_duck_gets_no_new_requests() {
     let lame = Arc::new(AtomicBool::new(false));
@@ -299,4 +356,58 @@ fn who_fails_again_and_again_is_ejected() {
     let count = ill.request_count();
     (0..10).for_each(|_| assert_eq!(get(gate.addr(), "/").text(), "well"));
     assert_eq!(ill.request_count(), count);
+}
+
+/// Until `endpoint` is ejected for `why`; eight clients ask meanwhile. Answers the gateway.
+fn ejected(upstreams: &[Upstream], endpoint: usize, keys: &str, why: &str) -> Seawall {
+    let keys = format!(
+        "balance: round_robin, breaker: {{enabled: false}}, endpoint_breaker: {{enabled: false}}, \
+         slow_start: {{window: 0s}}, retry: {{attempts_max: 1}}, \
+         ejection: {{interval: 500ms, calls_min: 10, consecutive_failures: 0, {keys}}}"
+    );
+    let gate = Gate::with("web", &addresses(upstreams), &keys).start();
+    let (addr, over) = (gate.addr(), AtomicBool::new(false));
+    let label = format!("endpoint=\"{}\"", upstreams[endpoint].addr());
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = Client::connect(addr);
+                while !over.load(Relaxed) {
+                    let _ = client.get("/");
+                }
+            });
+        }
+        let out = std::panic::catch_unwind(|| {
+            gate.wait_for_metric("seawall_gateway_endpoint_unavailable", &[&label], |out| out == 1.0)
+        });
+        over.store(true, Relaxed);
+        out.map_err(std::panic::resume_unwind)
+    })
+    .expect("resumed above");
+    assert!(gate.wait_for_line("Ejected").contains(why), "{:?}", gate.lines());
+    let count = upstreams[endpoint].request_count();
+    (0..20).for_each(|_| assert_eq!(get(gate.addr(), "/").status, 200));
+    assert_eq!(upstreams[endpoint].request_count(), count, "it is asked no longer");
+    gate
+}
+
+#[test]
+fn who_is_many_times_slower_than_the_others_is_ejected() {
+    let mut upstreams = numbered(3);
+    upstreams.push(Upstream::start(|_| Reply::ok("slow").delay(Duration::from_millis(300))));
+    // Slow enough that a busy machine makes nobody else look like it.
+    let keys =
+        "success_rate_deviations: 0, latency_factor: 3, latency_min: 200ms, time_base: 1h, time_max: 1h";
+    ejected(&upstreams, 3, keys, "latency");
+}
+
+#[test]
+fn who_fails_more_often_than_the_others_is_ejected() {
+    let mut upstreams = numbered(3);
+    let count = AtomicUsize::new(0);
+    upstreams.push(Upstream::start(move |_| {
+        Reply::status(if count.fetch_add(1, Relaxed).is_multiple_of(2) { 500 } else { 200 })
+    }));
+    let gate = ejected(&upstreams, 3, "latency_factor: 0, time_base: 1h, time_max: 1h", "success_rate");
+    assert_eq!(unavailable(&gate, "ejected"), 1.0, "and nobody else");
 }

@@ -69,10 +69,7 @@ fn a_chunked_body_in_single_bytes_arrives_whole() {
 fn an_answer_in_single_bytes_arrives_whole() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", ""));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (mut client, mut seen) = upstream.exchange(&gate, plain("GET", "/", ""));
     for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ndrop\r\n6\r\nby one\r\n0\r\nSum: 1\r\n\r\n" {
         seen.send([*byte]);
     }
@@ -352,10 +349,8 @@ fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
 fn what_the_endpoint_says_with_its_101_is_not_lost() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", "Connection: Upgrade\r\nUpgrade: chat\r\n"));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (mut client, mut seen) =
+        upstream.exchange(&gate, plain("GET", "/", "Connection: Upgrade\r\nUpgrade: chat\r\n"));
     seen.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nwelcome");
     assert_eq!(client.response().status, 101);
     assert_eq!(client.exactly(7).expect("the greeting"), b"welcome");

@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use serde_json::json;
 use testkit::wait::{PATIENCE, wait_until};
-use testkit::{Gate as Door, Upstream, get};
+use testkit::{Client, Gate as Door, TempDir, Upstream, get};
 
 use crate::gate::{Gate, refusal};
 
@@ -110,4 +112,37 @@ fn a_process_that_waits_for_a_name_obeys_its_signals() {
     gate.wait_for_line("draining");
     assert!(!gate.lines().iter().any(|line| line.contains("configuration reloaded")));
     assert!(gate.wait().success());
+}
+
+#[test]
+fn trap_14_an_endpoint_that_joins_gets_little_at_first_and_its_share_in_the_end() {
+    const REQUESTS: usize = 90;
+    let upstreams: Vec<_> = (0..3).map(|number| Upstream::constant(&number.to_string())).collect();
+    let dir = TempDir::new("file-sd");
+    let write = |count: usize| {
+        let targets: Vec<_> = upstreams[..count].iter().map(|upstream| upstream.addr().to_string()).collect();
+        dir.write("web.json", &json!([{ "targets": targets }]).to_string())
+    };
+    let file = write(2);
+    let keys = format!(
+        "file: {{path: '{}', refresh: 50ms}}, balance: round_robin, slow_start: {{window: 5s, weight_min: 0.1}}",
+        file.display()
+    );
+    let gate = Gate::default().service_keys("web", &keys).start();
+    let started = Instant::now();
+    wait_until("those of the beginning are no newcomers any longer", PATIENCE, || {
+        started.elapsed() > Duration::from_secs(6)
+    });
+    let mut client = Client::connect(gate.addr());
+    let newcomer = &upstreams[2];
+    let mut share = || {
+        newcomer.forget_requests();
+        (0..REQUESTS).for_each(|_| assert_eq!(client.get("/").status, 200));
+        newcomer.request_count()
+    };
+    write(3);
+    wait_until("the newcomer is asked", PATIENCE, || get(gate.addr(), "/").text() == "2");
+    let first = share();
+    assert!(first <= REQUESTS / 3 * 2 / 3, "{first} of {REQUESTS} at once, {} are its share", REQUESTS / 3);
+    wait_until("the newcomer has its share", PATIENCE, || share() >= REQUESTS / 3 - 2);
 }

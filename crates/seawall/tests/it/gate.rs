@@ -15,14 +15,22 @@ pub(crate) const RICH: &str = "{ratio: 1.0, floor_per_sec: 1000, burst: 1000}";
 pub(crate) const NUMB: &str = "ejection: {enabled: false}, breaker: {enabled: false}, \
     endpoint_breaker: {enabled: false}, slow_start: {window: 0s}";
 
-/// A gateway to be: one worker, so that pools and counts are exact, and ports of the system's choosing. Each part is
+/// A gateway to be: one worker unless said otherwise, so that pools and counts are exact, and ports of the system's choosing. Each part is
 /// the inside of a YAML map or list.
-#[derive(Default)]
 pub(crate) struct Gate {
+    workers: u32,
+    address: &'static str,
     listener: String,
     services: String,
     routes: String,
     root: String,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        let (listener, services, routes, root) = Default::default();
+        Self { workers: 1, address: "127.0.0.1:0", listener, services, routes, root }
+    }
 }
 
 impl Gate {
@@ -47,6 +55,16 @@ impl Gate {
     pub(crate) fn service_keys(mut self, name: &str, keys: &str) -> Self {
         writeln!(self.services, "  {name}: {{{keys}}}").expect("memory");
         self
+    }
+
+    /// With as many workers.
+    pub(crate) fn workers(self, workers: u32) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// Listens here instead of on 127.0.0.1.
+    pub(crate) fn address(self, address: &'static str) -> Self {
+        Self { address, ..self }
     }
 
     /// Keys of the listener.
@@ -78,8 +96,8 @@ impl Gate {
         let services =
             if self.services.is_empty() { String::new() } else { format!("services:\n{}", self.services) };
         format!(
-            "listeners: [{{address: '127.0.0.1:0'{}}}]\nadmin: {{address: '127.0.0.1:0'}}\nworkers: 1\n{}\n{routes}{services}",
-            self.listener, self.root
+            "listeners: [{{address: '{}'{}}}]\nadmin: {{address: '127.0.0.1:0'}}\nworkers: {}\n{}\n{routes}{services}",
+            self.address, self.listener, self.workers, self.root
         )
     }
 
@@ -157,6 +175,16 @@ impl Manual {
         });
         stream.set_nonblocking(false).expect("a socket");
         Client::over(stream).expect("a socket")
+    }
+
+    /// Has a new client send `request` through `gate`, and takes its head: the client, and the gateway as seen from the
+    /// endpoint.
+    pub(crate) fn exchange(&self, gate: &Seawall, request: impl AsRef<[u8]>) -> (Client, Client) {
+        let mut client = Client::connect(gate.addr());
+        client.send(request);
+        let mut seen = self.accept();
+        seen.head().expect("the request");
+        (client, seen)
     }
 
     /// Whether a connection waits to be accepted.

@@ -1,5 +1,8 @@
 //! HTTP/1.1 as both sides see it: connections, methods, versions, targets.
 
+use std::net::{SocketAddr, TcpListener};
+
+use testkit::upstream::Recorded;
 use testkit::{Client, Reply, Upstream, get};
 
 use crate::gate::{Gate, Manual, before, plain, posting};
@@ -215,10 +218,7 @@ fn unknown_methods_and_statuses_are_passed_on() {
 fn a_client_that_leaves_cancels_its_upstream_request() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", ""));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (client, mut seen) = upstream.exchange(&gate, plain("GET", "/", ""));
     drop(client);
     assert!(seen.is_closed_by_server());
     gate.wait_for_metric("seawall_gateway_requests_total", &["outcome=\"cancelled\""], |count| count == 1.0);
@@ -229,10 +229,7 @@ fn a_client_that_leaves_cancels_its_upstream_request() {
 fn a_client_that_resets_cancels_its_upstream_request() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", ""));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (client, mut seen) = upstream.exchange(&gate, plain("GET", "/", ""));
     client.reset();
     assert!(seen.is_closed_by_server());
 }
@@ -241,10 +238,7 @@ fn a_client_that_resets_cancels_its_upstream_request() {
 fn a_client_that_closes_its_half_counts_as_gone() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", ""));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (mut client, mut seen) = upstream.exchange(&gate, plain("GET", "/", ""));
     client.finish_sending();
     assert!(seen.is_closed_by_server());
     assert!(client.is_closed_by_server());
@@ -254,10 +248,7 @@ fn a_client_that_closes_its_half_counts_as_gone() {
 fn a_client_that_leaves_in_mid_answer_cancels_the_rest() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", ""));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (mut client, mut seen) = upstream.exchange(&gate, plain("GET", "/", ""));
     seen.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhal");
     client.head().expect("the head");
     client.exactly(3).expect("what has come");
@@ -311,4 +302,37 @@ fn one_connection_too_many_is_turned_away() {
     assert_eq!(crate::gate::refusal(&response), (503, "too_many_connections"));
     gate.wait_for_metric("seawall_gateway_connections_shed_total", &["reason=\"limit\""], |n| n == 1.0);
     assert_eq!(first.get("/").status, 200);
+}
+
+#[test]
+fn both_sides_may_speak_ipv6() {
+    let Ok(free) = TcpListener::bind("[::1]:0").and_then(|listener| listener.local_addr()) else {
+        eprintln!("this machine has no IPv6");
+        return;
+    };
+    let upstream = Upstream::start_at(SocketAddr::new(free.ip(), 0), |_| Reply::ok("tea"));
+    let gate = Gate::to(&[upstream.addr()]).address("[::1]:0").start();
+    assert!(gate.addr().is_ipv6() && gate.listeners().len() == 1);
+    for _ in 0..2 {
+        assert_eq!(get(gate.addr(), "/").text(), "tea");
+    }
+    let Recorded { headers, .. } = upstream.requests().pop().expect("a request");
+    assert_eq!(headers.get("x-forwarded-for"), Some("::1"));
+    let endpoint = format!("endpoint=\"{}\"", upstream.addr());
+    gate.wait_for_metric("seawall_gateway_endpoint_requests_total", &[&endpoint], |count| count == 2.0);
+    assert_eq!(upstream.connections(), 1, "kept like any other");
+}
+
+#[test]
+fn a_service_may_have_endpoints_of_both_families() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("this machine has no IPv6");
+        return;
+    }
+    let six = Upstream::start_at("[::1]:0".parse().expect("an address"), |_| Reply::ok("6"));
+    let four = Upstream::constant("4");
+    let gate = Gate::with("web", &[six.addr(), four.addr()], "balance: round_robin").start();
+    let mut texts: Vec<_> = (0..4).map(|_| get(gate.addr(), "/").text()).collect();
+    texts.sort();
+    assert_eq!(texts, ["4", "4", "6", "6"]);
 }

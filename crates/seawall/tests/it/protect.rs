@@ -1,7 +1,8 @@
 //! What protects services and endpoints: breakers, bulkheads, rate limits, criticality.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::time::Duration;
 
 use testkit::wait::{PATIENCE, wait_until};
 use testkit::{Client, Gate as Door, Reply, Seawall, Upstream, get};
@@ -301,4 +302,83 @@ fn an_endpoint_takes_as_many_requests_as_it_may() {
     second_door.open();
     clients.iter_mut().for_each(|client| assert_eq!(client.response().text(), "tea"));
     assert_eq!(get(gate.addr(), "/").text(), "tea");
+}
+
+#[test]
+fn a_breaker_opens_for_slow_calls_that_succeed() {
+    let slow = Arc::new(AtomicBool::new(true));
+    let upstream = {
+        let slow = Arc::clone(&slow);
+        Upstream::start(move |_| {
+            let span = if slow.load(Relaxed) { Duration::from_millis(100) } else { Duration::ZERO };
+            Reply::ok("tea").delay(span)
+        })
+    };
+    let keys = format!(
+        "ejection: {OFF}, endpoint_breaker: {OFF}, breaker: {{calls_min: 5, slow_after: 50ms, slow_rate: 0.5, \
+         open_base: 200ms, open_max: 200ms, probes_to_close: 2}}"
+    );
+    let gate = Gate::with("web", &[upstream.addr()], &keys).start();
+    let answers: Vec<_> = (0..6).map(|_| get(gate.addr(), "/")).collect();
+    let [first @ .., last] = &answers[..] else { unreachable!("six answers") };
+    assert!(first.iter().all(|answer| answer.status == 200), "{answers:?}");
+    assert_eq!((refusal(last), breaker_state(&gate)), ((503, "breaker_open"), 2.0));
+    assert_eq!(figure(&gate, "seawall_gateway_endpoint_failures_total"), 0.0);
+    slow.store(false, Relaxed);
+    wait_until("the breaker closes", PATIENCE, || {
+        get(gate.addr(), "/").status == 200 && breaker_state(&gate) == 0.0
+    });
+}
+
+/// Four workers and connections spread over them by the kernel: what one worker alone may do is not done four times.
+fn four_workers(upstream: &Upstream, keys: &str) -> Gate {
+    Gate::with("web", &[upstream.addr()], keys).workers(4)
+}
+
+#[test]
+fn trap_5_several_workers_share_one_breaker_and_one_budget() {
+    let upstream = Upstream::start(|_| Reply::status(503));
+    let budget = "{ratio: 0.1, floor_per_sec: 0, burst: 100}";
+    let gate = four_workers(&upstream, &format!("{NUMB}, retry_budget: {budget}"))
+        .root(&format!("retry_budget: {budget}"))
+        .start();
+    (0..100).for_each(|_| assert_eq!(get(gate.addr(), "/").status, 503));
+    assert_eq!(upstream.request_count(), 110, "a tenth more than was asked");
+
+    let upstream = Upstream::start(|_| Reply::status(500));
+    let keys = format!(
+        "ejection: {OFF}, endpoint_breaker: {OFF}, breaker: {{calls_min: 20, open_base: 1h, open_max: 1h}}"
+    );
+    let gate = four_workers(&upstream, &keys).start();
+    let statuses: Vec<_> = (0..100).map(|_| get(gate.addr(), "/").status).collect();
+    let failed = statuses.iter().filter(|status| **status == 500).count();
+    assert_eq!(upstream.request_count(), failed);
+    assert!((20..40).contains(&failed), "{failed} failed: each worker alone would have asked as often");
+    assert!(statuses[failed..].iter().all(|status| *status == 503), "{statuses:?}");
+}
+
+#[test]
+fn trap_16_several_workers_share_one_limit_of_each_kind() {
+    let (upstream, door) = held();
+    let gate = four_workers(&upstream, "bulkhead: {active_max: 2}").start();
+    let mut inside: Vec<_> = (0..2).map(|_| Client::connect(gate.addr())).collect();
+    inside.iter_mut().for_each(|client| client.send(plain("GET", "/", "")));
+    upstream.wait_for_requests(2);
+    (0..20).for_each(|_| assert_eq!(refusal(&get(gate.addr(), "/")), (503, "bulkhead_full")));
+    door.open();
+    inside.iter_mut().for_each(|client| assert_eq!(client.response().text(), "tea"));
+
+    let upstream = Upstream::constant("tea");
+    let gate =
+        four_workers(&upstream, "").route("service: web, rate_limit: {per_sec: 0.001, burst: 5}").start();
+    let served = (0..40).filter(|_| get(gate.addr(), "/").status == 200).count();
+    assert_eq!((served, upstream.request_count()), (5, 5));
+
+    let gate = four_workers(&upstream, "").listener("connections_max: 3").start();
+    let mut inside: Vec<_> = (0..3).map(|_| Client::connect(gate.addr())).collect();
+    inside.iter_mut().for_each(|client| assert_eq!(client.get("/").text(), "tea"));
+    for _ in 0..20 {
+        let outside = Client::connect(gate.addr()).try_response().expect("an answer");
+        assert_eq!(refusal(&outside), (503, "too_many_connections"));
+    }
 }

@@ -139,10 +139,8 @@ fn trap_21_nothing_ambiguous_passes() {
 fn trap_21_a_body_that_turns_wrong_half_way_never_looks_whole_to_the_endpoint() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwell\r\n");
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (mut client, mut seen) = upstream
+        .exchange(&gate, "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwell\r\n");
     assert_eq!(seen.exactly(9).expect("a chunk"), b"4\r\nwell\r\n");
     client.send("4;evil=1\r\nwell\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n");
     let response = client.response();
@@ -271,10 +269,7 @@ fn trap_21_a_wrong_answer_is_not_passed_on_and_its_connection_not_used_again() {
 fn trap_21_chunks_that_turn_wrong_half_way_cut_the_answer() {
     let upstream = Manual::new();
     let gate = Gate::to(&[upstream.addr()]).start();
-    let mut client = Client::connect(gate.addr());
-    client.send(plain("GET", "/", ""));
-    let mut seen = upstream.accept();
-    seen.head().expect("the request");
+    let (mut client, mut seen) = upstream.exchange(&gate, plain("GET", "/", ""));
     seen.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwell\r\n");
     client.head().expect("the head");
     assert_eq!(client.exactly(9).expect("a chunk"), b"4\r\nwell\r\n");

@@ -164,6 +164,8 @@ fn both_formats_keep_their_rules() {
     for path in ["/", "/hello", "/%zz"] {
         let _ = get(seawall.addr(), path);
     }
+    // A request is counted just after its answer has gone out.
+    seawall.wait_for_metric("seawall_gateway_requests_total", &[], |count| count == 2.0);
     let plain = check(&page(&seawall, "text/plain"), false);
     let open = check(&page(&seawall, "application/openmetrics-text"), true);
     assert!(plain.len() > 50, "only {} samples", plain.len());

@@ -41,7 +41,7 @@ fn config(endpoints: &[SocketAddr], rest: &str) -> String {
 }
 
 /// An address of our own outside 127.0.0.1: no connection's own port can take it while nobody listens there.
-fn own_addr() -> SocketAddr {
+pub(crate) fn own_addr() -> SocketAddr {
     use std::net::TcpListener;
     use std::sync::atomic::AtomicU8;
     static NEXT: AtomicU8 = AtomicU8::new(1);
