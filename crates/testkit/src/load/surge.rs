@@ -454,7 +454,7 @@ mod tests {
             let upstream = Upstream::start(move |_| reply.clone());
             let requests = drained(&upstream, manners(3), &[1000.0]);
             assert!(requests.iter().all(|request| (request.verdict, request.attempts) == (verdict, 3)));
-            assert_eq!(upstream.request_count() as usize, 3 * requests.len());
+            assert_eq!(upstream.request_count(), 3 * requests.len());
         }
     }
 
