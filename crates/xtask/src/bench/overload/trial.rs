@@ -29,6 +29,9 @@ const TOP_SHARE: f64 = 0.1;
 const OTHER_SHARES: [f64; CLASSES.len() - 1] = [0.4, 0.3, 0.3];
 /// From a failed attempt to the next: the eager client that makes an overload worse.
 const BACKOFF: Duration = Duration::from_millis(10);
+/// The proxy has a CPU to itself. Where it waits for it for more than this share of the time, other programs were
+/// measured too.
+const WAITED_MAX: f64 = 0.1;
 const STEP: Duration = Duration::from_millis(100);
 const START_MAX: Duration = Duration::from_secs(10);
 /// The same arrivals and service times for every peer.
@@ -121,12 +124,12 @@ pub(super) fn run(plan: &Plan, peer: &Peer, load: f64, attempts_max: u32) -> Res
 
     let (from, counted) = (surge.elapsed(), backend.counts()?);
     let (pids, started) = (proxy.pids(), Instant::now());
-    let used = (proc::cpu_time(&pids), thread_cpu_time());
+    let before = Used::read(&pids);
     surge.run(&rates(&plan.capacity, load), plan.overload).map_err(cannot)?;
     let wall = started.elapsed().as_secs_f64();
-    let share = |used: Duration| used.as_secs_f64() / wall;
-    let (proxy_cpu, load_cpu) =
-        (share(proc::cpu_time(&pids).saturating_sub(used.0)), share(thread_cpu_time() - used.1));
+    let after = Used::read(&pids);
+    let share = |of: fn(&Used) -> Duration| of(&after).saturating_sub(of(&before)).as_secs_f64() / wall;
+    let proxy_waited = share(|used| used.proxy_waited);
     let (until, now_counted) = (surge.elapsed(), backend.counts()?);
 
     let recovery =
@@ -136,6 +139,11 @@ pub(super) fn run(plan: &Plan, peer: &Peer, load: f64, attempts_max: u32) -> Res
     let invalid = judgement.invalid().or_else(|| {
         // A generator that is late afterwards has not measured the recovery.
         Judgement::of(due_in(surge.requests(), until, surge.elapsed())).invalid()
+    });
+    let invalid = invalid.or_else(|| {
+        let percent = 100.0 * proxy_waited;
+        (proxy_waited > WAITED_MAX)
+            .then(|| format!("the proxy waited {percent:.0} % of the time for its CPU, which others had"))
     });
     Ok(Row {
         peer: peer.kind,
@@ -150,11 +158,24 @@ pub(super) fn run(plan: &Plan, peer: &Peer, load: f64, attempts_max: u32) -> Res
             refused: now_counted.refused - counted.refused,
             waiting: now_counted.waiting,
         },
-        proxy_cpu,
-        load_cpu,
+        proxy_cpu: share(|used| used.proxy),
+        load_cpu: share(|used| used.load),
         recovery,
         invalid,
     })
+}
+
+/// CPU time so far.
+struct Used {
+    proxy: Duration,
+    proxy_waited: Duration,
+    load: Duration,
+}
+
+impl Used {
+    fn read(proxy: &[u32]) -> Self {
+        Self { proxy: proc::cpu_time(proxy), proxy_waited: proc::waited_time(proxy), load: thread_cpu_time() }
+    }
 }
 
 /// Goes on at `calm` rates until all is well again, or the time for it is over.
@@ -163,7 +184,8 @@ fn recovery(plan: &Plan, surge: &mut Surge, calm: &[f64]) -> std::io::Result<Rec
     // The last second to be looked at must have passed, and the patience of its last client.
     while surge.elapsed() - ended < plan.recovery_max + 2 * PATIENCE {
         surge.run(calm, STEP)?;
-        if let Some(after) = recovered(surge.requests(), ended, surge.elapsed(), plan.unloaded.p99) {
+        let recovered = recovered(surge.requests(), ended, surge.elapsed(), plan.unloaded.p99);
+        if let Some(after) = recovered.filter(|after| *after <= plan.recovery_max) {
             return Ok(Recovery::After(after));
         }
     }
