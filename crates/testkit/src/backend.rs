@@ -5,8 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 
 use crate::sys::{Epoll, Events, Interest, pin_to_cpu};
@@ -22,7 +21,9 @@ const LARGE_REQUEST: &[u8] = b"GET /16k";
 #[derive(Debug)]
 pub struct Backend {
     addrs: Vec<SocketAddr>,
-    stop: Arc<AtomicBool>,
+    /// Its other end wakes the loop when this one is closed. A connection to itself would do too, but not when the
+    /// benchmark has used up the machine's ports; a time-out on every wait would cost as much as a request.
+    alive: Option<UnixStream>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -31,15 +32,14 @@ impl Backend {
     pub fn start(addrs: &[SocketAddr], cpu: Option<usize>) -> io::Result<Self> {
         let listeners: Vec<_> = addrs.iter().map(TcpListener::bind).collect::<Result<_, _>>()?;
         let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let (alive, ended) = UnixStream::pair()?;
         let thread = thread::spawn(move || {
             if let Some(cpu) = cpu {
                 pin_to_cpu(cpu)?;
             }
-            serve(&listeners, &stopped)
+            serve(&listeners, &ended)
         });
-        Ok(Self { addrs, stop, thread: Some(thread) })
+        Ok(Self { addrs, alive: Some(alive), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -51,9 +51,7 @@ impl Backend {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
-        // Wakes the loop, which waits without a time-out: arming a timer for every wait would cost as much as a request.
-        drop(self.addrs.first().map(TcpStream::connect));
+        drop(self.alive.take());
         if let Some(Err(error)) = self.thread.take().and_then(|thread| thread.join().ok()) {
             eprintln!("the back end failed: {error}");
         }
@@ -68,8 +66,11 @@ struct Connection {
     pending: Vec<u8>,
 }
 
-fn serve(listeners: &[TcpListener], stop: &AtomicBool) -> io::Result<()> {
+const ENDED: usize = usize::MAX;
+
+fn serve(listeners: &[TcpListener], ended: &UnixStream) -> io::Result<()> {
     let epoll = Epoll::new()?;
+    epoll.add(ended, ENDED, Interest::READ)?;
     for (index, listener) in listeners.iter().enumerate() {
         listener.set_nonblocking(true)?;
         epoll.add(listener, index, Interest::READ)?;
@@ -80,9 +81,12 @@ fn serve(listeners: &[TcpListener], stop: &AtomicBool) -> io::Result<()> {
     let mut events = Events::with_room(512);
     let mut buffer = vec![0; 64 * 1024];
     let mut out = Vec::new();
-    while !stop.load(Relaxed) {
+    loop {
         epoll.wait(&mut events, None)?;
         for token in events.tokens() {
+            if token == ENDED {
+                return Ok(());
+            }
             if let Some(listener) = listeners.get(token) {
                 // Fails when the peer has gone, or descriptors are short; the next event tries again.
                 let Ok((stream, _)) = listener.accept() else { continue };
@@ -118,7 +122,6 @@ fn serve(listeners: &[TcpListener], stop: &AtomicBool) -> io::Result<()> {
             }
         }
     }
-    Ok(())
 }
 
 impl Connection {

@@ -2,8 +2,8 @@
 //!
 //! * [`upstream`] — a programmable HTTP/1.1 back end; [`client`] — a client that sends bytes as they are.
 //! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
-//! * [`load`] — an epoll load generator; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
-//!   which a benchmark needs as its floor.
+//! * [`load`] — epoll load generators; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
+//!   which a benchmark needs as its floor; [`station`] — a back end whose capacity is known.
 //! * [`wait`] — waiting on a state instead of sleeping; [`temp`] — directories that vanish; [`alloc`] — an
 //!   allocator that counts.
 //!
@@ -17,6 +17,7 @@ pub mod forwarder;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod station;
 pub mod sys;
 pub mod temp;
 pub mod upstream;

@@ -22,6 +22,9 @@ pub const SIGSTOP: i32 = libc::SIGSTOP;
 /// Thaw it.
 pub const SIGCONT: i32 = libc::SIGCONT;
 
+/// What a non-blocking `connect` fails with while it is still under way.
+pub const IN_PROGRESS: i32 = libc::EINPROGRESS;
+
 /// Sends `signal` to the process `pid`.
 pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -61,6 +64,24 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     // SAFETY: as above.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     Ok(limit.rlim_cur)
+}
+
+/// Lets a later `bind` to an address with port 0 leave the port open until `connect`, which then needs one that is
+/// free towards its destination only. A port chosen by `bind` is free towards everybody, so that the few ten thousand
+/// of them, each held for a minute after its connection has ended, run out for every program of the machine.
+pub fn choose_port_at_connect(socket: &impl AsRawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: `on` outlives the call, and its size is given.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            ptr::from_ref(&on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    })
+    .map(drop)
 }
 
 /// Lets the calling thread's waits end as precisely as the kernel can, instead of up to 50 µs late.

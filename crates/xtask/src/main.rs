@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(args),
         // The floor of the gateway benchmark, which needs a process of its own.
         Some("forward") => bench::forward(args),
+        // The back end of the overload benchmark, likewise.
+        Some("station") => bench::station(args),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {

@@ -5,6 +5,7 @@
 pub(super) struct Answer {
     status: u16,
     state: State,
+    closes: bool,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +38,11 @@ impl Answer {
     #[cfg(test)]
     fn is_unread(&self) -> bool {
         matches!(self.state, State::Head)
+    }
+
+    /// Whether the last head said that the connection ends with its answer.
+    pub(super) fn closes(&self) -> bool {
+        self.closes
     }
 
     /// Takes the next bytes. Once the answer is whole: its status and how many of these bytes belong to it; then ready
@@ -101,29 +107,34 @@ impl Answer {
         let status = head.get(9..12).and_then(|code| std::str::from_utf8(code).ok()).ok_or(Malformed)?;
         self.status = status.parse().map_err(|_| Malformed)?;
         self.state = State::Head;
+        self.closes = false;
         match self.status {
             100..200 => return Ok(false),
             204 | 304 => return Ok(true),
             _ => {}
         }
+        let mut is_framed = false;
         for line in memchr::memchr_iter(b'\n', head).map(|end| &head[end + 1..]) {
             match line.first() {
                 Some(b'c' | b'C') if has_name(line, b"content-length:") => {
-                    let value = &line[15..memchr::memchr(b'\r', line).ok_or(Malformed)?];
+                    let value = value(line, b"content-length:").ok_or(Malformed)?;
                     let value = std::str::from_utf8(value).map_err(|_| Malformed)?;
-                    let length = value.trim().parse().map_err(|_| Malformed)?;
-                    self.state = State::Body(length);
-                    return Ok(length == 0);
+                    self.state = State::Body(value.parse().map_err(|_| Malformed)?);
+                    is_framed = true;
+                }
+                Some(b'c' | b'C') if has_name(line, b"connection:") => {
+                    self.closes =
+                        value(line, b"connection:").is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
                 }
                 Some(b't' | b'T') if has_name(line, b"transfer-encoding:") => {
                     self.state = State::Chunk(Chunk::Size { size: 0, extension: false });
-                    return Ok(false);
+                    is_framed = true;
                 }
                 _ => {}
             }
         }
-        // Ends when the connection does: a measurement over kept connections cannot count it.
-        Err(Malformed)
+        // Without a frame it ends when the connection does: a measurement over kept connections cannot count it.
+        if is_framed { Ok(matches!(self.state, State::Body(0))) } else { Err(Malformed) }
     }
 
     fn finish(&mut self, used: usize) -> (u16, usize) {
@@ -167,6 +178,11 @@ fn has_name(line: &[u8], name: &[u8]) -> bool {
     line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
 }
 
+/// The value of a line that begins with `name`.
+fn value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    Some(line.get(name.len()..memchr::memchr(b'\r', line)?)?.trim_ascii())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +200,18 @@ mod tests {
     fn refuses_what_has_no_end() {
         assert_eq!(Answer::default().feed(b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\n"), Err(Malformed));
         assert_eq!(Answer::default().feed(b"nonsense\r\n\r\n"), Err(Malformed));
+    }
+
+    #[test]
+    fn knows_when_the_connection_ends_with_the_answer() {
+        let mut answer = Answer::default();
+        for (field, closes) in
+            [("Connection: Close\r\n", true), ("Connection: keep-alive\r\n", false), ("", false)]
+        {
+            let head = format!("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n{field}\r\n");
+            assert_eq!(answer.feed(head.as_bytes()), Ok(Some((503, head.len()))));
+            assert_eq!(answer.closes(), closes, "{field}");
+        }
     }
 
     proptest! {

@@ -1,11 +1,14 @@
-//! A small load generator: many kept connections on one thread.
+//! Small load generators. [`Load`]: many kept connections on one thread.
 //!
 //! Closed loop (each connection sends again once it is answered) finds the capacity; open loop (Poisson arrivals at a
 //! rate, whatever the answers) finds the latency. In open loop a request's latency counts from the moment at which it
 //! was *due*, also when it had to wait for a free connection, so a stalled server cannot hide its stall.
+//!
+//! Beyond a server's capacity clients behave differently, and so does the generator: see [`surge`].
 
 mod answer;
 mod histogram;
+pub mod surge;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

@@ -22,17 +22,27 @@ fn processors() -> Vec<String> {
     cpuinfo.lines().filter_map(of).collect()
 }
 
-/// Prints the machine, and what is built: the head of every report.
-pub(super) fn print_header(name: &str) {
+/// The machine, and what is built, by name.
+pub(super) fn facts() -> [(&'static str, String); 3] {
     let models = processors();
     let model = models.first().map_or("unknown CPU", String::as_str);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
+    let machine = format!("{} × {model}, {} MiB, Linux {}", models.len().max(1), kib / 1024, kernel.trim());
+    [
+        ("machine", machine),
+        ("Seawall", version("git", &["describe", "--always", "--dirty"])),
+        ("rustc", version("rustc", &["--version"])),
+    ]
+}
+
+/// Prints the machine, and what is built: the head of every report.
+pub(super) fn print_header(name: &str) {
     println!("# bench {name}\n");
-    println!("- machine: {} × {model}, {} MiB, Linux {}", models.len().max(1), kib / 1024, kernel.trim());
-    println!("- Seawall: {}", version("git", &["describe", "--always", "--dirty"]));
-    println!("- rustc: {}", version("rustc", &["--version"]));
+    for (name, fact) in facts() {
+        println!("- {name}: {fact}");
+    }
 }
 
 /// The first line that a program says of its version.

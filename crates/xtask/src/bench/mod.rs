@@ -4,6 +4,7 @@ mod allocations;
 mod gateway;
 mod idle;
 mod machine;
+mod overload;
 mod policy;
 mod proc;
 mod proxy;
@@ -32,6 +33,7 @@ cargo xtask bench NAME [OPTIONS]
   gateway-syscalls      system calls per request at saturation  [--peers …]
   gateway-allocations   allocations per request
   gateway-routes        what 10 000 routes and 1 000 services cost
+  overload              what comes through at up to ten times the capacity [--quick] [--peers …] [--help]
   policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
@@ -50,9 +52,15 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         "gateway-syscalls" => syscalls::run(args),
         "gateway-allocations" => allocations::run(args),
         "gateway-routes" => routes::run(args),
+        "overload" => overload::run(args),
         "policy" => policy::run(args),
         _ => Err(USAGE.to_owned()),
     }
+}
+
+/// Serves as a back end of known capacity until it is killed.
+pub(crate) fn station(args: Args) -> Result<(), String> {
+    overload::station(args)
 }
 
 /// Forwards bytes from `--listen` to `--to` until it is killed.

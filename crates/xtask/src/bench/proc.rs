@@ -28,11 +28,21 @@ fn parent(stat: &str) -> Option<u32> {
 /// CPU time that all threads of the processes have used. Exact only while they sleep: a running thread's own
 /// figure is brought up to date at its next tick.
 pub(super) fn cpu_time(pids: &[u32]) -> Duration {
+    schedstat(pids, 0)
+}
+
+/// Time that all threads of the processes were ready to run while something else had their CPU. As exact as
+/// [`cpu_time`].
+pub(super) fn waited_time(pids: &[u32]) -> Duration {
+    schedstat(pids, 1)
+}
+
+fn schedstat(pids: &[u32], field: usize) -> Duration {
     let nanos = pids
         .iter()
         .flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten())
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .filter_map(|text| text.split_whitespace().nth(field)?.parse::<u64>().ok())
         .sum();
     Duration::from_nanos(nanos)
 }

@@ -22,6 +22,9 @@ pub(super) const NAMES: [&str; 8] =
 /// How long a proxy may take until it accepts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Lines of its output that explain a failure.
+const LAST_WORDS: usize = 5;
+
 /// A running proxy.
 pub(super) struct Proxy {
     pub(super) name: &'static str,
@@ -30,7 +33,7 @@ pub(super) struct Proxy {
     pub(super) about: String,
     pub(super) seawall: Option<Seawall>,
     id: u32,
-    _process: Option<Process>,
+    process: Option<Process>,
     _dir: Option<TempDir>,
 }
 
@@ -85,9 +88,10 @@ pub(super) fn start_all(names: &[&'static str], backends: &Backend, clients: usi
 /// Starts one proxy with room for `clients` connections.
 fn start(name: &'static str, seawall: &str, backends: &Backend, clients: usize) -> Result<Proxy, String> {
     let dir = TempDir::new(name);
-    let addr = free_port();
+    // Seawall says what it listens on; the others must be told.
+    let addr = if name.starts_with("seawall") { SocketAddr::from(([127, 0, 0, 1], 0)) } else { free_port() };
     let settings = Settings { dir: &dir, addr, backends: backends.addrs(), clients };
-    let (about, mut command) = match name {
+    let (about, command) = match name {
         "forwarder" => {
             let own = std::env::current_exe().map_err(|error| error.to_string())?;
             let to = backends.addrs().iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
@@ -96,49 +100,73 @@ fn start(name: &'static str, seawall: &str, backends: &Backend, clients: usize) 
             ("testkit::forwarder; `xtask forward --listen … --to …`".to_owned(), command)
         }
         "haproxy" | "haproxy-featured" => {
-            let bin = find_program("haproxy").ok_or("HAProxy is not installed (Debian: haproxy)")?;
             let file = if name == "haproxy" { "haproxy.cfg" } else { "haproxy-featured.cfg" };
             settings.write(file, if name == "haproxy" { "8001" } else { "8013" })?;
             settings.copy("hosts.map")?;
             settings.copy("paths.map")?;
-            let about = format!("{}; `haproxy -db -f {file}`", said(&bin, &["-v"]));
-            let mut command = Command::new(&bin);
-            command.args(["-db", "-f", file]);
-            (about, command)
+            peer("haproxy", file, &dir)?
         }
         "nginx" => {
-            let bin = find_program("nginx").ok_or("nginx is not installed (Debian: nginx-light)")?;
             settings.write("nginx.conf", "8002")?;
-            fs::create_dir(dir.path().join("run")).map_err(|error| error.to_string())?;
-            let about = format!("{}; `nginx -p $PWD/ -c nginx.conf`", said(&bin, &["-v"]));
-            let mut command = Command::new(&bin);
-            command.arg("-p").arg(dir.path()).args(["-e", "run/nginx.err", "-c", "nginx.conf"]);
-            (about, command)
+            peer("nginx", "nginx.conf", &dir)?
         }
         "envoy" => {
-            let bin = envoy()?;
             settings.write("envoy.yaml", "8003")?;
-            let words = ["-c", "envoy.yaml", "--concurrency", "1", "-l", "error", "--disable-hot-restart"];
-            let about = format!("{}; `envoy {}`", said(&bin, &["--version"]), words.join(" "));
-            let mut command = Command::new(&bin);
-            command.args(words);
-            (about, command)
+            peer("envoy", "envoy.yaml", &dir)?
         }
         _ => return start_seawall(name, seawall, &settings),
     };
+    launch(name, addr, about, command, dir)
+}
+
+/// How to run a peer with the configuration `file` of `dir`, and how to say so.
+pub(super) fn peer(program: &str, file: &str, dir: &TempDir) -> Result<(String, Command), String> {
+    match program {
+        "haproxy" => {
+            let bin = find_program("haproxy").ok_or("HAProxy is not installed (Debian: haproxy)")?;
+            let mut command = Command::new(&bin);
+            command.args(["-db", "-f", file]);
+            Ok((format!("{}; `haproxy -db -f {file}`", said(&bin, &["-v"])), command))
+        }
+        "nginx" => {
+            let bin = find_program("nginx").ok_or("nginx is not installed (Debian: nginx-light)")?;
+            fs::create_dir(dir.path().join("run")).map_err(|error| error.to_string())?;
+            let mut command = Command::new(&bin);
+            command.arg("-p").arg(dir.path()).args(["-e", "run/nginx.err", "-c", file]);
+            Ok((format!("{}; `nginx -p $PWD/ -c {file}`", said(&bin, &["-v"])), command))
+        }
+        "envoy" => {
+            let bin = envoy()?;
+            let words = ["-c", file, "--concurrency", "1", "-l", "error", "--disable-hot-restart"];
+            let mut command = Command::new(&bin);
+            command.args(words);
+            Ok((format!("{}; `envoy {}`", said(&bin, &["--version"]), words.join(" ")), command))
+        }
+        _ => Err(format!("no peer is called {program:?}")),
+    }
+}
+
+/// Starts a proxy that will listen on `addr`, in `dir`, and waits until it accepts.
+pub(super) fn launch(
+    name: &'static str,
+    addr: SocketAddr,
+    about: String,
+    mut command: Command,
+    dir: TempDir,
+) -> Result<Proxy, String> {
     command.current_dir(dir.path());
     let mut process = pinned(|| Process::start(&mut command)).map_err(|error| error.to_string())?;
     let started = Instant::now();
     while TcpStream::connect(addr).is_err() {
         let ended = !process.is_running();
         if ended || started.elapsed() > PATIENCE {
-            let said = process.output().lines().join(" | ");
+            let said = last_words(&process.output().lines());
             return Err(format!("{}: {said}", if ended { "it ended" } else { "it does not accept" }));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
     let id = process.id();
-    Ok(Proxy { name, addr, about, seawall: None, id, _process: Some(process), _dir: Some(dir) })
+    Ok(Proxy { name, addr, about, seawall: None, id, process: Some(process), _dir: Some(dir) })
 }
 
 fn start_seawall(name: &'static str, bin: &str, settings: &Settings<'_>) -> Result<Proxy, String> {
@@ -156,11 +184,11 @@ pub(super) fn serve_seawall(
     about: String,
 ) -> Result<Proxy, String> {
     let mut seawall = pinned(|| Seawall::try_start(bin, &[], config))
-        .map_err(|refused| format!("it does not serve: {}", refused.lines.join(" | ")))?;
+        .map_err(|refused| format!("it does not serve: {}", last_words(&refused.lines)))?;
     // A measurement is no test; errors show in the report as failed requests.
     seawall.expect_errors();
     let (id, addr) = (seawall.process().id(), seawall.addr());
-    Ok(Proxy { name, addr, about, seawall: Some(seawall), id, _process: None, _dir: None })
+    Ok(Proxy { name, addr, about, seawall: Some(seawall), id, process: None, _dir: None })
 }
 
 /// Starts a process on the proxy's CPU.
@@ -187,6 +215,22 @@ impl Proxy {
     pub(super) fn pids(&self) -> Vec<u32> {
         proc::tree(self.id)
     }
+
+    /// The last lines that it printed: why it may have failed.
+    pub(super) fn last_words(&self) -> String {
+        let lines = match (&self.process, &self.seawall) {
+            (Some(process), _) => process.output().lines(),
+            (None, Some(seawall)) => seawall.lines(),
+            (None, None) => Vec::new(),
+        };
+        last_words(&lines)
+    }
+}
+
+/// The end of what a program printed, on one line.
+fn last_words(lines: &[String]) -> String {
+    let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
+    if last.is_empty() { "(it printed nothing)".to_owned() } else { last.join(" | ") }
 }
 
 struct Settings<'a> {
@@ -234,8 +278,10 @@ impl Settings<'_> {
     }
 }
 
+/// What a program says of its version, without the folder in which it lies.
 fn said(bin: &Path, args: &[&str]) -> String {
-    version(&bin.to_string_lossy(), args)
+    let name = bin.file_name().unwrap_or_default().to_string_lossy();
+    version(&bin.to_string_lossy(), args).replace(&*bin.to_string_lossy(), &name)
 }
 
 /// Finds Envoy, or installs the wheel that holds it into a virtual environment of its own.
