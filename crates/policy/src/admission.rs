@@ -1,6 +1,10 @@
 //! Admission: who gets one of a service's places when there are fewer places than requests.
 
 mod customers;
+#[cfg(test)]
+pub(crate) mod simulation;
+#[cfg(test)]
+mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -187,7 +191,7 @@ pub enum End {
 }
 
 /// From this share of what its class may use on, places are short: a customer above its fair share is refused.
-const SHORT: f64 = 0.8;
+const SHORT: f64 = 0.7;
 
 /// Places that are not worth counting by customer: below this share of the limit nobody can be in another's way.
 const UNCOUNTED: f64 = 0.5;
@@ -203,7 +207,7 @@ const HYSTERESIS: f64 = 0.05;
 /// (at most a sixteenth of the limit together), so that far from the bound workers seldom meet on a cache line. A
 /// place that another worker keeps is found when nothing else is left.
 ///
-/// When a class has filled four fifths of its share, a customer that holds more than the places divided by the
+/// When a class has filled seven tenths of its share, a customer that holds more than the places divided by the
 /// number of customers is refused. Customers are hashed to a fixed table of counters; two that share one are taken
 /// for one customer.
 ///
@@ -292,6 +296,8 @@ impl Admission {
             }
         } else if self.bar(class) == 0 {
             return Entry::Refuse(Shed::Pressure);
+        } else {
+            self.limit.on_kept_out(shard);
         }
         let Ok(before) = self.waiting.0.fetch_update(SeqCst, Relaxed, |waiting| wait(waiting, class)) else {
             return Entry::Refuse(Shed::QueueFull);
@@ -336,8 +342,8 @@ impl Admission {
         }
         let changed = self.settings.enabled.load(Relaxed)
             && match end {
-                End::Success(latency) => self.limit.on_answer(shard, now, latency),
-                End::Dropped => self.limit.on_dropped(shard, now),
+                End::Success(latency) => self.limit.on_answer(shard, now, latency, || self.active()),
+                End::Dropped => self.limit.on_dropped(shard, now, || self.active()),
                 End::Ignored => false,
             };
         if changed {
@@ -424,7 +430,7 @@ impl Admission {
             && self.settings.fair.load(Relaxed);
         if counted && f64::from(given) >= SHORT * f64::from(bar) && self.customers.exceeds(who.customer, bar)
         {
-            self.limit.on_bound();
+            self.limit.on_kept_out(shard);
             return Err(Shed::Customer);
         }
         if self.take_own(shard, given, bar) || self.take_any(bar) {
@@ -434,7 +440,7 @@ impl Admission {
         if bar == 0 {
             return Err(Shed::Pressure);
         }
-        self.limit.on_bound();
+        self.limit.on_kept_out(shard);
         Err(if given < self.bar(0) { Shed::Class } else { Shed::Limit })
     }
 

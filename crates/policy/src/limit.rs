@@ -1,6 +1,8 @@
 //! Adaptive concurrency limit: as many requests as a service can work on, found by watching it.
 
 mod law;
+#[cfg(test)]
+mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -63,23 +65,25 @@ impl LimitParams {
 struct Seen {
     answered: AtomicU32,
     dropped: AtomicU32,
+    kept_out: AtomicU32,
     /// Sum of [`law::log`] of the latencies.
     logs: AtomicU64,
 }
 
 /// Finds the concurrency at which a service gives what it can without making its callers wait for one another.
 ///
-/// It learns the service's *base* latency (what an answer takes when nobody queues) and holds the latency at 1.5
-/// times that: less means that there is room, more means that requests wait inside the service. While the limit
-/// binds, it now and then cuts itself to see what happens. Latency that falls with the cut was queueing, and it
-/// cuts on; latency that does not is the service's own and becomes the new base. So a service that slows down for its
-/// own reasons keeps its places, and one that is flooded before anything was learned finds its base too.
+/// While the limit binds, it now and then halves itself to see what happens. If answers come as often as before and
+/// faster, those kept out would only have queued inside the service, and it halves again. If not, the places were
+/// needed: what answers then take is the service's *base* latency, and by Little's law the rate that there was needs
+/// so many places as this one does, in proportion; the limit becomes one and a half times that. When it binds and
+/// answers take no longer than the base, it doubles, and goes on while the rate rises or the latency does not. In between
+/// it stays, until the latency changes. So a service that slows down for its own reasons keeps its places, because
+/// halving them would cost answers; and one that is flooded before anything was learned finds its base too.
 ///
-/// Bounds: between `min` and `max`, and one step changes it by at most a half up and four tenths down. It moves only on
-/// evidence: without enough samples nothing changes, and traffic that does not reach the limit moves it neither way.
-/// A dropped request (time-out, refusal for overload) counts as one sixteen times slower than the base, whatever time
-/// it took; while most are dropped the limit only falls. Typical latency is the mean of logarithms, because
-/// a mean of heavy-tailed latencies says little. Fails towards letting requests in: nothing is cut before a window of
+/// Bounds: between `min` and `max`, and one step at most doubles or halves it. It moves only on evidence: without enough
+/// samples nothing changes, and traffic that does not reach the limit moves it neither way. The latency of what was
+/// dropped (time-out, refusal for overload) is never a sample; while more are dropped than answered the limit falls.
+/// Typical latency is the mean of logarithms, because a mean of heavy-tailed latencies says little. Fails towards letting requests in: nothing is cut before a window of
 /// samples shows why. What was compared is in `docs/adr/0007-adaptive-limit.md`.
 ///
 /// Shared by all workers of the process: a sample costs two additions on the worker's own cache lines.
@@ -101,8 +105,6 @@ pub struct AdaptiveLimit {
 #[derive(Debug, Default)]
 struct Current {
     limit: AtomicU32,
-    /// Somebody had to wait or was refused since the window began.
-    bound: AtomicBool,
     /// Samples count from here on: what ends before was sent under another limit.
     begin: AtomicU64,
     judge_at: AtomicU64,
@@ -118,7 +120,7 @@ impl AdaptiveLimit {
             limit: Padded::default(),
             seen: Sharded::new(workers),
             judging: AtomicBool::new(false),
-            law: law::Cell::new(Law::new(params.initial)),
+            law: law::Cell::new(&Law::new(params.initial)),
             min: AtomicU32::new(params.min),
             max: AtomicU32::new(params.max),
         };
@@ -157,25 +159,29 @@ impl AdaptiveLimit {
         self.limit.0.limit.store(limit.clamp(min, max), Relaxed);
     }
 
-    /// A request had to wait, or was refused, because of the limit: without this, the limit does not grow.
-    pub fn on_bound(&self) {
-        let bound = &self.limit.0.bound;
-        if !bound.load(Relaxed) {
-            bound.store(true, Relaxed);
-        }
+    /// A request had to wait, or was refused, because of the limit: without this, the limit does not move.
+    pub fn on_kept_out(&self, shard: usize) {
+        self.seen.get(shard).kept_out.fetch_add(1, Relaxed);
     }
 
-    /// A request was answered `latency` after it was sent. Answers whether the limit changed.
-    pub fn on_answer(&self, shard: usize, now: Instant, latency: Duration) -> bool {
-        self.on_end(shard, now, Some(nanos(latency)))
+    /// A request was answered `latency` after it was sent. `active` says how many are under way when asked. Answers
+    /// whether the limit changed.
+    pub fn on_answer(
+        &self,
+        shard: usize,
+        now: Instant,
+        latency: Duration,
+        active: impl FnOnce() -> u32,
+    ) -> bool {
+        self.on_end(shard, now, Some(nanos(latency)), active)
     }
 
     /// A request timed out or was refused by the service for overload. Answers whether the limit changed.
-    pub fn on_dropped(&self, shard: usize, now: Instant) -> bool {
-        self.on_end(shard, now, None)
+    pub fn on_dropped(&self, shard: usize, now: Instant, active: impl FnOnce() -> u32) -> bool {
+        self.on_end(shard, now, None, active)
     }
 
-    fn on_end(&self, shard: usize, now: Instant, latency: Option<u64>) -> bool {
+    fn on_end(&self, shard: usize, now: Instant, latency: Option<u64>, active: impl FnOnce() -> u32) -> bool {
         let current = &self.limit.0;
         let now = now.as_nanos();
         if now < current.begin.load(Relaxed) {
@@ -192,29 +198,24 @@ impl AdaptiveLimit {
             }
         }
         now >= current.judge_at.load(Relaxed) && !self.judging.swap(true, Acquire) && {
-            let changed = self.judge(now);
+            let changed = self.judge(now, active());
             self.judging.store(false, Release);
             changed
         }
     }
 
     /// Ends the window when it holds enough.
-    fn judge(&self, now: u64) -> bool {
+    fn judge(&self, now: u64, active: u32) -> bool {
         let current = &self.limit.0;
-        let (mut answered, mut dropped, mut logs) = (0u64, 0u64, 0u64);
+        let (mut answered, mut dropped, mut kept_out, mut logs) = (0u64, 0u64, 0u64, 0u64);
         for seen in self.seen.iter() {
             answered += u64::from(seen.answered.load(Relaxed));
             dropped += u64::from(seen.dropped.load(Relaxed));
+            kept_out += u64::from(seen.kept_out.load(Relaxed));
             logs += seen.logs.load(Relaxed);
         }
-        let begin = current.begin.load(Relaxed);
-        let window = Window {
-            answered,
-            dropped,
-            logs,
-            bound: current.bound.load(Relaxed),
-            lasted: now.saturating_sub(begin),
-        };
+        let lasted = now.saturating_sub(current.begin.load(Relaxed));
+        let window = Window { answered, dropped, logs, kept_out, active, lasted };
         let mut law = self.law.load();
         let (next, changed) = match law.verdict(&window) {
             law::Verdict::Early(wait) => {
@@ -222,6 +223,11 @@ impl AdaptiveLimit {
                 return false;
             }
             law::Verdict::Stale => (now, false),
+            law::Verdict::Draining => {
+                let wait = law.drain();
+                self.law.store(&law);
+                (now.saturating_add(wait), current.limit.swap(law.limit(), Relaxed) != law.limit())
+            }
             law::Verdict::Enough => {
                 let settle = law.step(&window, self.min.load(Relaxed), self.max.load(Relaxed));
                 self.law.store(&law);
@@ -234,9 +240,9 @@ impl AdaptiveLimit {
         for seen in self.seen.iter() {
             seen.answered.store(0, Relaxed);
             seen.dropped.store(0, Relaxed);
+            seen.kept_out.store(0, Relaxed);
             seen.logs.store(0, Relaxed);
         }
-        current.bound.store(false, Relaxed);
         current.begin.store(next, Relaxed);
         current.judge_at.store(next, Relaxed);
         changed
