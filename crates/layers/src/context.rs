@@ -179,7 +179,10 @@ impl Context {
             headers
                 .insert(header::DEADLINE_MS, header::value(policy::deadline::format_millis(millis).as_str()));
             if header::is_grpc(headers) {
-                let text = policy::deadline::format_grpc_timeout(left);
+                // A gRPC client may have asked for less by itself.
+                let own = headers.get(header::GRPC_TIMEOUT);
+                let own = own.and_then(|value| policy::deadline::parse_grpc_timeout(value.as_bytes(), left));
+                let text = policy::deadline::format_grpc_timeout(own.unwrap_or(left));
                 headers.insert(header::GRPC_TIMEOUT, header::value(text.as_str()));
             }
         }
@@ -255,6 +258,20 @@ mod tests {
         let nobodys = Context::new();
         nobodys.forbid_retry();
         assert!(!nobodys.retry_forbidden());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn grpc_is_told_in_its_own_words_and_never_more_than_it_asked_for() {
+        let context = Context::new().with_deadline(Deadline::within(Clock::now(), Duration::from_secs(2)));
+        for (asked, told) in [(None, "2000000u"), (Some("500m"), "500000u"), (Some("1H"), "2000000u")] {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-type", HeaderValue::from_static("application/grpc+proto"));
+            if let Some(asked) = asked {
+                headers.insert(header::GRPC_TIMEOUT, HeaderValue::from_static(asked));
+            }
+            context.write(&mut headers, Duration::ZERO).unwrap();
+            assert_eq!(headers[header::GRPC_TIMEOUT], told);
+        }
     }
 
     proptest! {

@@ -36,9 +36,9 @@ impl<B: Body, H> Held<B, H> {
     }
 }
 
-impl<B: Default, H> Held<B, H> {
-    /// The empty body of an answer that holds nothing.
-    pub(crate) fn empty() -> Self {
+/// An empty body that holds nothing, for refusals.
+impl<B: Default, H> Default for Held<B, H> {
+    fn default() -> Self {
         Self { body: B::default(), hold: None }
     }
 }

@@ -13,6 +13,7 @@ pub mod hedge;
 pub mod propagate;
 pub mod replay;
 pub mod retry;
+pub mod throttle;
 mod tried;
 
 pub use balance::{Balance, BalanceParams, PlaceBy};
@@ -25,3 +26,4 @@ pub use hedge::HedgeLayer;
 pub use propagate::PropagateLayer;
 pub use replay::{Replay, ReplayBody, ReplayLayer};
 pub use retry::{RetryLayer, retry_budget};
+pub use throttle::ThrottleLayer;

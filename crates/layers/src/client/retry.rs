@@ -8,7 +8,7 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use model::{Deadline, Instant, Party, Retry as Repeat, Verdict};
+use model::{Deadline, Instant, Retry as Repeat, Verdict};
 use policy::attempts::{self, Decision, Facts, Failure, RetryPolicyParams, Stop};
 use policy::budget::{RetryBudget, RetryBudgetParams, try_retry_all};
 use tower_layer::Layer;
@@ -145,7 +145,7 @@ impl RetryPolicy {
                 let signals = Signals::read(answer);
                 (signals.verdict != Verdict::Success, signals.dont_retry)
             }
-            Err(error) => (true, error.fault().who == Party::Ours),
+            Err(error) => (true, error.fault().retry == Repeat::Never),
         };
         if failed && (forbidden || !self.caller_may_retry(&context)) {
             context.forbid_retry();

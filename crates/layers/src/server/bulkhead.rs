@@ -78,7 +78,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let refusal = || Ok(Reason::BulkheadFull.answer::<R>().map(|_| Held::empty()));
+        let refusal = || Ok(Reason::BulkheadFull.answer());
         match self.places.ask(Context::of(&request).deadline()) {
             Asked::Entered(place) => HoldFuture::called(self.inner.call(request), place),
             Asked::Full => HoldFuture::refused(refusal()),

@@ -98,6 +98,10 @@ where
         let context = if trusted {
             Context::from_headers(request.headers(), deadline_max, criticality)
         } else {
+            // Nor may anybody further on believe them, should the request be forwarded.
+            for name in [header::DEADLINE_MS, header::GRPC_TIMEOUT, header::CRITICALITY, header::ATTEMPT] {
+                request.headers_mut().remove(name);
+            }
             Context::new().with_criticality(criticality).answerable()
         };
         request.extensions_mut().insert(context.clone());

@@ -2,14 +2,17 @@
 //!
 //! All of them leave the error type of the service as it is, so they fit over an axum router; a refusal is an answer.
 
+pub mod admission;
 pub mod bulkhead;
 pub mod context;
 pub mod deadline;
+mod gate;
 pub mod lame_duck;
 pub mod load_report;
 mod refusal;
 
 pub use crate::hold::{Held, HoldFuture};
+pub use admission::{AdmissionLayer, Customer};
 pub use bulkhead::BulkheadLayer;
 pub use context::ContextLayer;
 pub use deadline::DeadlineLayer;
