@@ -63,7 +63,7 @@ async fn flaky() -> Result<std::net::SocketAddr, BoxError> {
         let call = calls.fetch_add(1, Relaxed) + 1;
         async move {
             let attempt = headers["seawall-attempt"].to_str().unwrap_or("?").to_owned();
-            if call % 3 == 0 {
+            if call.is_multiple_of(3) {
                 Ok(format!("answer to attempt {attempt}"))
             } else {
                 Err(StatusCode::SERVICE_UNAVAILABLE)

@@ -97,18 +97,20 @@ impl CallError {
 fn never_connected(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>()
-            && matches!(
-                io.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-                    | io::ErrorKind::AddrNotAvailable
-            )
-        {
+        next = error.source();
+        let Some(io) = error.downcast_ref::<io::Error>() else { continue };
+        let kind = io.kind();
+        if matches!(
+            kind,
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::AddrNotAvailable
+        ) {
             return true;
         }
-        next = error.source();
+        // An I/O error that wraps another one does not name it as its source.
+        next = io.get_ref().map(|inner| inner as &(dyn Error + 'static)).or(next);
     }
     false
 }

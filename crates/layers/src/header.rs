@@ -83,7 +83,7 @@ mod tests {
         #[test]
         fn a_report_reads_back(
             application in prop::option::of(0u32..5_000), cpu in prop::option::of(0u32..1_000),
-            in_flight in prop::option::of(0u32..1_000_000), latency_us in prop::option::of(0u64..1 << 40),
+            in_flight in prop::option::of(0u32..1_000_000), latency_us in prop::option::of(0u64..1 << 39),
         ) {
             let report = Report {
                 application_utilization: application.map(|share| f64::from(share) / 1e3),
@@ -96,10 +96,9 @@ mod tests {
             let mut read = read.unwrap_or_default();
             if let (Some(read), Some(written)) = (&mut read.latency, report.latency) {
                 prop_assert!(read.abs_diff(written) < Duration::from_micros(2));
-                *read = written.min(Duration::from_secs(1_000_000));
+                *read = written;
             }
-            let believed = Report { latency: report.latency.map(|l| l.min(Duration::from_secs(1_000_000))), ..report };
-            prop_assert_eq!(read, believed);
+            prop_assert_eq!(read, report);
         }
     }
 

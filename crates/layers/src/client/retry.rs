@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use model::{Deadline, Instant, Retry as Repeat, Verdict};
-use policy::attempts::{self, Decision, Facts, Failure, RetryPolicyParams, Stop};
+use policy::attempts::{self, Decision, Facts, Failure, RetryPolicyParams};
 use policy::budget::{RetryBudget, RetryBudgetParams, try_retry_all};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -38,7 +38,8 @@ pub fn retry_budget(params: &RetryBudgetParams) -> Arc<RetryBudget> {
 /// answer to the caller will say `seawall-retry: never`. So however naive the caller, the callee gets no more than the
 /// budget grants. [`RetryLayer::under_a_caller`] repeats here nevertheless.
 ///
-/// An answer that says `seawall-retry: never` is never followed by another attempt, here or further up.
+/// An answer that says `seawall-retry: never` is never followed by another attempt, here or further up. Nor is a failure that
+/// this layer, where it owns retries, could or would not repeat: its decision is final for the whole chain.
 ///
 /// The services below must be `Clone`, and the request's body [`Replay`].
 #[derive(Clone, Debug)]
@@ -140,14 +141,11 @@ impl RetryPolicy {
     {
         let timeout = self.params.attempt_timeout.map(|span| span.get());
         let result = attempt(&mut service, request, context.deadline(), timeout).await;
-        let (failed, forbidden) = match &result {
-            Ok(answer) => {
-                let signals = Signals::read(answer);
-                (signals.verdict != Verdict::Success, signals.dont_retry)
-            }
-            Err(error) => (true, error.fault().retry == Repeat::Never),
+        let forbidden = match &result {
+            Ok(answer) => Signals::read(answer).dont_retry,
+            Err(error) => error.fault().retry == Repeat::Never,
         };
-        if failed && (forbidden || !self.caller_may_retry(&context)) {
+        if failed(&result) && (forbidden || !self.caller_may_retry(&context)) {
             context.forbid_retry();
         }
         result
@@ -204,8 +202,9 @@ impl RetryPolicy {
                     timeout = self.params.attempt_timeout.is_some().then_some(granted);
                     request = next;
                 }
-                (Decision::Stop(stop), _) => {
-                    if matches!(stop, Stop::Attempts | Stop::Budget | Stop::DontRetry) {
+                (Decision::Stop(_), _) => {
+                    // Whoever owns retries has the last word: what is not tried again here is not tried again above.
+                    if failed(&result) {
                         context.forbid_retry();
                     }
                     return result;
@@ -214,6 +213,11 @@ impl RetryPolicy {
             }
         }
     }
+}
+
+/// Whether an attempt failed on the callee's side, whatever the parameters say about repeating it.
+fn failed<R>(result: &Result<Response<R>, CallError>) -> bool {
+    result.as_ref().map_or(true, |answer| Signals::read(answer).verdict != Verdict::Success)
 }
 
 /// How an attempt failed, whether a repetition can do harm, and whether one is forbidden; `None` when it did not fail,

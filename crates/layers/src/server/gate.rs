@@ -165,7 +165,7 @@ mod tests {
 
     /// A gate with a limit that stays as it is.
     fn gate(limit: u32) -> Arc<Gate> {
-        let limit = LimitParams { initial: limit, min: limit, max: limit, ..LimitParams::default() };
+        let limit = LimitParams { initial: limit, min: limit, max: limit };
         Gate::new(&AdmissionParams { limit, ..AdmissionParams::default() }).unwrap()
     }
 

@@ -1,6 +1,7 @@
 //! Everything together over axum and hyper, on loopback.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,9 +14,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use layers::client::{
     Balance, BalanceParams, BreakerLayer, DeadlineLayer, DirectLayer, Discover, HedgeLayer, PropagateLayer,
-    ReplayBody, ReplayLayer, RetryLayer, Target, ThrottleLayer,
+    ReplayBody, ReplayLayer, RetryLayer, Target, ThrottleLayer, retry_budget,
 };
 use layers::policy::attempts::RetryPolicyParams;
+use layers::policy::budget::{RetryBudget, RetryBudgetParams};
 use layers::server::{self, AdmissionLayer, BulkheadLayer, ContextLayer, LameDuck, LoadReportLayer};
 use layers::{BoxError, ByteSize, CallError, header};
 use tower::util::BoxCloneSyncService;
@@ -29,8 +31,12 @@ fn hyper() -> Client<HttpConnector, ReplayBody<Body>> {
     Client::builder(TokioExecutor::new()).build(HttpConnector::new())
 }
 
-/// Every client layer, in the order that the crate recommends.
 fn client(addresses: &[SocketAddr]) -> (Stack, Balance<impl Clone + use<>>) {
+    paying(addresses, rich())
+}
+
+/// Every client layer, in the order that the crate recommends.
+fn paying(addresses: &[SocketAddr], budget: Arc<RetryBudget>) -> (Stack, Balance<impl Clone + use<>>) {
     let names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let discover = Discover::fixed(names.iter().map(String::as_str)).unwrap();
     let hyper = hyper();
@@ -38,7 +44,6 @@ fn client(addresses: &[SocketAddr]) -> (Stack, Balance<impl Clone + use<>>) {
         ServiceBuilder::new().layer(DirectLayer::http(target).unwrap()).service(hyper.clone())
     });
     let balance = balance.unwrap();
-    let budget = rich();
     let stack = ServiceBuilder::new()
         .map_response(|answer: Response<_>| answer.map(Body::new))
         .layer(DeadlineLayer::new(Duration::from_secs(20)))
@@ -184,6 +189,32 @@ async fn what_has_expired_is_refused_over_the_wire() {
     assert_eq!(answer.status(), 504);
     assert_eq!(answer.headers()[header::REASON], "deadline_exceeded");
     assert_eq!(answer.headers()[header::RETRY], "never");
+}
+
+#[tokio::test]
+async fn trap_5_a_total_outage_is_not_multiplied_over_the_wire() {
+    // No floor, so that the bound does not depend on how long the test takes.
+    let budget = || retry_budget(&RetryBudgetParams { floor_per_sec: 0, ..RetryBudgetParams::default() });
+    let calls = Count::default();
+    let count = calls.clone();
+    let failing = move || {
+        count.one();
+        async { StatusCode::BAD_GATEWAY }
+    };
+    let dependency = serve(Router::new().route("/", get(failing))).await;
+    let (nested, _) = paying(&[dependency], budget());
+    let handler = move || {
+        let mut nested = nested.clone();
+        async move { send(&mut nested, to("/")).await.map_or(StatusCode::BAD_GATEWAY, |(status, ..)| status) }
+    };
+    let service = serve(served(Router::new().route("/", get(handler)), &LameDuck::new())).await;
+    let (mut caller, _) = paying(&[service], budget());
+    for _ in 0..300 {
+        // Breakers and throttles end some of the calls sooner.
+        let answered = send(&mut caller, to("/")).await.map(|(status, ..)| status.as_u16());
+        assert!(!matches!(answered, Ok(200)));
+    }
+    assert!((1..=360).contains(&calls.get()), "{} calls for 300 requests", calls.get());
 }
 
 /// What is handed between tasks and kept in shared state must allow it.

@@ -14,25 +14,25 @@ use layers::{BoxError, client};
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
-pub type Body = Full<Bytes>;
-pub type Boxed<E> = BoxCloneSyncService<Request<Body>, Response<Body>, E>;
+pub(crate) type Body = Full<Bytes>;
+pub(crate) type Boxed<E> = BoxCloneSyncService<Request<Body>, Response<Body>, E>;
 
 /// What came to a service.
 #[derive(Clone, Default)]
-pub struct Count(Arc<AtomicU32>);
+pub(crate) struct Count(Arc<AtomicU32>);
 
 impl Count {
-    pub fn one(&self) -> u32 {
+    pub(crate) fn one(&self) -> u32 {
         self.0.fetch_add(1, SeqCst) + 1
     }
 
-    pub fn get(&self) -> u32 {
+    pub(crate) fn get(&self) -> u32 {
         self.0.load(SeqCst)
     }
 }
 
 /// A service that counts its calls and answers what `answer` says to each, by its number from 1 on.
-pub fn service(
+pub(crate) fn service(
     count: &Count,
     answer: impl Fn(u32, &Request<Body>) -> Response<Body> + Clone + Send + Sync + 'static,
 ) -> Boxed<Infallible> {
@@ -44,7 +44,7 @@ pub fn service(
 }
 
 /// A service that fails before it answers.
-pub fn broken(
+pub(crate) fn broken(
     count: &Count,
     error: impl Fn() -> BoxError + Clone + Send + Sync + 'static,
 ) -> Boxed<BoxError> {
@@ -56,30 +56,30 @@ pub fn broken(
     }))
 }
 
-pub fn status(status: u16) -> Response<Body> {
+pub(crate) fn status(status: u16) -> Response<Body> {
     Response::builder().status(status).body(Body::default()).unwrap()
 }
 
-pub fn get(uri: &str) -> Request<Body> {
+pub(crate) fn get(uri: &str) -> Request<Body> {
     Request::get(uri).body(Body::default()).unwrap()
 }
 
-pub fn post(uri: &str, body: &'static str) -> Request<Body> {
+pub(crate) fn post(uri: &str, body: &'static str) -> Request<Body> {
     Request::post(uri).body(Body::from(body)).unwrap()
 }
 
 /// A budget that pays for everything.
-pub fn rich() -> Arc<RetryBudget> {
+pub(crate) fn rich() -> Arc<RetryBudget> {
     let params = RetryBudgetParams { floor_per_sec: 1_000, ..RetryBudgetParams::default() };
     client::retry_budget(&params)
 }
 
-pub fn retries(params: &RetryPolicyParams) -> client::RetryLayer {
+pub(crate) fn retries(params: &RetryPolicyParams) -> client::RetryLayer {
     client::RetryLayer::new(params, rich()).unwrap()
 }
 
 /// One call, ready or not.
-pub async fn call<S, B>(service: &mut S, request: Request<B>) -> Result<S::Response, S::Error>
+pub(crate) async fn call<S, B>(service: &mut S, request: Request<B>) -> Result<S::Response, S::Error>
 where
     S: Service<Request<B>>,
 {
@@ -88,7 +88,7 @@ where
 }
 
 /// Serves a router on loopback for as long as the test's runtime lives.
-pub async fn serve(router: axum::Router) -> SocketAddr {
+pub(crate) async fn serve(router: axum::Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
