@@ -1,6 +1,7 @@
 //! An admission and the line in front of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Instant, Verdict};
 use parking_lot::Mutex;
@@ -12,6 +13,9 @@ use crate::error::InvalidParams;
 use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::{Clock, worker};
+
+/// The line is looked at no more often than this by one who waits.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Hands out places, and says to those who wait what became of them.
 #[derive(Debug)]
@@ -144,6 +148,8 @@ impl Waiting {
         loop {
             let latency = self.gate.admission.expected_latency();
             let next = self.gate.line.lock().poll_timeout(latency).unwrap_or(Instant::NEVER);
+            // What is due already was looked at by whoever pushed or served last; timers tick in milliseconds.
+            let next = next.max(Clock::now().after(TICK));
             match tokio::time::timeout_at(Clock::timer(next), &mut told).await {
                 Ok(told) => return told.unwrap_or(Err(Shed::QueueTimeout)),
                 Err(_) => self.gate.serve(),
@@ -157,7 +163,6 @@ mod tests {
     use super::*;
     use model::{Criticality, Deadline};
     use policy::limit::LimitParams;
-    use std::time::Duration;
     use tokio::task::JoinSet;
 
     const CRITICAL: Who = Who { class: Criticality::Critical, customer: 0, deadline: Deadline::NONE };
