@@ -70,7 +70,27 @@ impl Watch for Sent {
         // An application's error took work, too; a time-out further down did not end as it should.
         let accepted = signals.verdict != Verdict::Overloaded && signals.status != 504;
         if accepted {
-            self.throttle.on_accept(worker::shard(), self.class, self.started);
+            self.throttle.on_accept(worker::shard(), self.class, self.started, Clock::now());
+        } else {
+            self.throttle.on_failure(worker::shard(), self.class, self.started);
+        }
+    }
+
+    fn on_error(&mut self, error: &CallError) {
+        match error {
+            CallError::AttemptTimeout | CallError::Reset(_) => {
+                self.throttle.on_failure(worker::shard(), self.class, self.started);
+            }
+            // It never got there, which is the breaker's to see to.
+            CallError::Connect(_)
+            | CallError::BreakerOpen { .. }
+            | CallError::Throttled
+            | CallError::BulkheadFull
+            | CallError::NoEndpoint => {
+                self.throttle.on_accept(worker::shard(), self.class, self.started, Clock::now());
+            }
+            // Whether it would have answered will never be known.
+            CallError::DeadlineExceeded => {}
         }
     }
 }

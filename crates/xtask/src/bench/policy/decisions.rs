@@ -178,6 +178,8 @@ fn throttles(bench: &mut Bench) {
     bench.measure("callers: count an attempt and advise", |turn| {
         callers.on_request(turn.shard, (turn.nth % 8) as u32, turn.now);
         callers.advice(turn.now)
+    });
+}
 
 fn admissions(bench: &mut Bench) {
     let who = Who { class: Criticality::Critical, customer: 4711, deadline: Deadline::NONE };
