@@ -21,6 +21,7 @@ pub mod budget;
 pub mod bulkhead;
 mod customers;
 pub mod deadline;
+pub mod degrade;
 pub mod ejection;
 pub mod endpoint;
 mod fading;

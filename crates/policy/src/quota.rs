@@ -214,7 +214,7 @@ impl Quota {
     /// # Errors
     /// [`Wait`] when the quota is used up, as far as this replica knows; nothing is charged then.
     pub fn try_take(&self, now: Instant, customer: u64, cost: Option<f64>) -> Result<Spent, Wait> {
-        let atoms = cost.map_or_else(|| self.mean.load(Relaxed).clamp(1, self.half), atoms);
+        let atoms = cost.map_or_else(|| self.mean.load(Relaxed).clamp(1, self.burst.max(1)), atoms);
         if atoms > self.burst {
             return Err(Wait(Duration::MAX));
         }
