@@ -43,11 +43,13 @@ pub enum Reason {
     TooManyConnections,
     /// No file descriptor is left for a connection to an endpoint.
     OutOfDescriptors,
+    /// The customer's quota, shared by all gateways, is used up.
+    QuotaExceeded,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 19] = [
+    pub const ALL: [Reason; 20] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -67,6 +69,7 @@ impl Reason {
         Self::OutOfBuffers,
         Self::TooManyConnections,
         Self::OutOfDescriptors,
+        Self::QuotaExceeded,
     ];
 
     /// Its name in the header and in metrics.
@@ -92,6 +95,7 @@ impl Reason {
             Self::OutOfBuffers => "out_of_buffers",
             Self::TooManyConnections => "too_many_connections",
             Self::OutOfDescriptors => "out_of_descriptors",
+            Self::QuotaExceeded => "quota_exceeded",
         }
     }
 
@@ -104,7 +108,7 @@ impl Reason {
             Self::MethodNotAllowed => 405,
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
-            Self::RateLimited => 429,
+            Self::RateLimited | Self::QuotaExceeded => 429,
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamMalformed => 502,
             Self::BreakerOpen
             | Self::BulkheadFull
@@ -119,7 +123,14 @@ impl Reason {
     /// Whether the caller is told that trying again at once would do harm.
     #[must_use]
     pub fn dont_retry(self) -> bool {
-        matches!(self, Self::RateLimited | Self::BreakerOpen | Self::BulkheadFull | Self::DeadlineExceeded)
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::QuotaExceeded
+                | Self::BreakerOpen
+                | Self::BulkheadFull
+                | Self::DeadlineExceeded
+        )
     }
 
     /// Whether it was the service that gave no usable answer, rather than the gateway that declined.
@@ -140,13 +151,15 @@ pub(crate) struct Refusal {
     pub(crate) status: u16,
     /// The detail that follows the reason in the body, from a fixed list.
     pub(crate) detail: &'static str,
+    /// Seconds after which a client that was refused for load or quota may come back; 0 when it is told nothing.
+    pub(crate) retry_after: u64,
     /// Whole field lines, such as `allow: GET\r\n`.
     pub(crate) fields: Option<Box<[u8]>>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: reason.status(), detail: "", fields: None }
+        Self { reason, status: reason.status(), detail: "", retry_after: 1, fields: None }
     }
 }
 
@@ -169,8 +182,8 @@ pub(crate) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, after:
     if refusal.reason.dont_retry() {
         out.extend_from_slice(b"seawall-retry: never\r\n");
     }
-    if matches!(refusal.status, 429 | 503) {
-        out.extend_from_slice(b"retry-after: 1\r\n");
+    if matches!(refusal.status, 429 | 503) && refusal.retry_after > 0 {
+        let _ = write!(out, "retry-after: {}\r\n", refusal.retry_after);
     }
     if let Some(fields) = &refusal.fields {
         out.extend_from_slice(fields);

@@ -26,6 +26,7 @@ use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
 use crate::engine::{probe, tunnel};
 use crate::metrics::{ClientStage, Ending};
+use crate::quota;
 use crate::router::CompiledAction;
 use crate::service::View;
 use crate::snapshot::Seen;
@@ -66,6 +67,10 @@ pub(crate) struct Served {
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
     pub(crate) endpoint: Option<Rc<str>>,
+    /// What was taken from its quota.
+    pub(crate) spent: Option<policy::quota::Spent>,
+    /// When it was let through to the service.
+    pub(crate) admitted: Option<Instant>,
     pub(crate) next: Next,
 }
 
@@ -81,6 +86,8 @@ impl Default for Served {
             request_bytes: 0,
             response_bytes: 0,
             endpoint: None,
+            spent: None,
+            admitted: None,
             next: Next::Close,
         }
     }
@@ -228,6 +235,10 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         Plan::Forward { view, head, .. } => (view, head),
     };
     let mut served = Served::default();
+    match quota::try_enter(worker, request) {
+        Ok(spent) => served.spent = spent,
+        Err(refusal) => return finish_refused(worker, conn, request, None, refusal, served).await,
+    }
     let admitted = match admit(worker, conn, request, view).await {
         Ok(admitted) => admitted,
         Err(Some(reason)) => return finish_refused(worker, conn, request, None, reason.into(), served).await,
@@ -237,6 +248,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         }
     };
 
+    served.admitted = Some(worker.now());
     let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
     let upload =
         Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
@@ -784,6 +796,7 @@ async fn write_all(worker: &Worker, conn: &Conn, mut bytes: Buffer) -> bool {
 /// Tells whoever learns from traffic what became of the request.
 fn observe(worker: &Worker, request: &Request, served: &Served) {
     let route = request.route();
+    quota::settle(worker, request, served);
     let shard = route.metrics.shard(worker.id);
     shard.requests[request.criticality.index()][served.ending as usize].one();
     let histogram = if served.ending.good() { &shard.good } else { &shard.bad };
