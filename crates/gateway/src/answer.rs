@@ -52,11 +52,13 @@ pub enum Reason {
     TooManyConnections,
     /// No file descriptor is left for the client's connection, or for one to an endpoint.
     OutOfDescriptors,
+    /// The customer's quota, shared by all gateways, is used up.
+    QuotaExceeded,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -78,6 +80,7 @@ impl Reason {
         Self::OutOfBuffers,
         Self::TooManyConnections,
         Self::OutOfDescriptors,
+        Self::QuotaExceeded,
     ];
 
     /// Its name in the header and in metrics.
@@ -105,6 +108,7 @@ impl Reason {
             Self::OutOfBuffers => "out_of_buffers",
             Self::TooManyConnections => "too_many_connections",
             Self::OutOfDescriptors => "out_of_descriptors",
+            Self::QuotaExceeded => "quota_exceeded",
         }
     }
 
@@ -117,7 +121,7 @@ impl Reason {
             Self::MethodNotAllowed => 405,
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
-            Self::RateLimited => 429,
+            Self::RateLimited | Self::QuotaExceeded => 429,
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamMalformed => 502,
             Self::BreakerOpen
             | Self::BulkheadFull
@@ -137,6 +141,7 @@ impl Reason {
         matches!(
             self,
             Self::RateLimited
+                | Self::QuotaExceeded
                 | Self::BreakerOpen
                 | Self::BulkheadFull
                 | Self::Overloaded
@@ -180,7 +185,7 @@ pub(crate) struct Again {
     /// Another gateway may have room at once (`seawall-retry: elsewhere`).
     pub(crate) elsewhere: bool,
     /// Not before so many seconds (`retry-after`).
-    pub(crate) after_secs: Option<u32>,
+    pub(crate) after_secs: Option<u64>,
 }
 
 /// What the connection does after an answer.

@@ -12,6 +12,7 @@ use model::Criticality;
 use crate::answer::Reason;
 use crate::codec::Malformed;
 use crate::listen::{ListenerFigures, ListenerState, Room};
+use crate::quota::QuotaFigures;
 use crate::service::{ClassShed, EndpointStatus, ServiceStatus};
 
 /// What kind of figure a metric is.
@@ -111,6 +112,13 @@ metrics! {
     CALLERS = "seawall_gateway_caller_attempts" Gauge ["service", "attempt"]
         "Requests that arrived in the last seconds, by their callers' attempt; 4 stands for 4 and more.";
     RETRY_BUDGET = "seawall_gateway_retry_budget_tokens" Gauge ["service"] "Retries that a service's budget would grant now.";
+    QUOTA_THROTTLED = "seawall_gateway_quota_throttled_total" Counter ["quota"] "Requests refused because their customer's quota was used up.";
+    QUOTA_SLICES_ASKED = "seawall_gateway_quota_slices_asked_total" Counter ["quota"] "Slices of customers' quotas asked of the store that gateways share.";
+    QUOTA_SLICES = "seawall_gateway_quota_slices_total" Counter ["quota", "result"]
+        "Answers of that store: granted, short (less than was asked for, because the quota is used up), failed (none in time).";
+    QUOTA_REACHABLE = "seawall_gateway_quota_store_reachable" Gauge ["quota"]
+        "0 while the store does not answer and the quota's `when_unreachable` holds.";
+    QUOTA_REPLICAS = "seawall_gateway_quota_replicas" Gauge ["quota"] "Gateways that share the quota, as the store said last.";
     WORKERS = "seawall_gateway_workers" Gauge [] "Worker threads.";
     ACCESS_LOG_DROPPED = "seawall_gateway_access_log_dropped_total" Counter [] "Access log lines that were not written: over the rate, or the file could not take them.";
 }
@@ -529,6 +537,34 @@ impl Exporter {
             let ListenerFigures { shed_limit, shed_descriptors, .. } = &*listener.figures;
             for (reason, count) in [("limit", shed_limit), ("descriptors", shed_descriptors)] {
                 self.sample(&SHED_CONNECTIONS, &[&listener.name, reason], count.load(Relaxed) as f64);
+            }
+        }
+    }
+
+    /// The figures of quotas.
+    pub(crate) fn quotas(&mut self, quotas: &[QuotaFigures]) {
+        self.begin(&QUOTA_THROTTLED);
+        for quota in quotas {
+            self.sample(&QUOTA_THROTTLED, &[&quota.name], quota.throttled as f64);
+        }
+        let figures: [Figure<QuotaFigures, f64>; 3] = [
+            (&QUOTA_SLICES_ASKED, |quota| quota.asked as f64),
+            (&QUOTA_REACHABLE, |quota| f64::from(u8::from(quota.reachable))),
+            (&QUOTA_REPLICAS, |quota| quota.replicas.into()),
+        ];
+        let shared = || quotas.iter().filter(|quota| quota.shared);
+        for (metric, figure) in figures {
+            self.begin(metric);
+            for quota in shared() {
+                self.sample(metric, &[&quota.name], figure(quota));
+            }
+        }
+        self.begin(&QUOTA_SLICES);
+        for quota in shared() {
+            for (result, count) in
+                [("granted", quota.granted), ("short", quota.short), ("failed", quota.failed)]
+            {
+                self.sample(&QUOTA_SLICES, &[&quota.name, result], count as f64);
             }
         }
     }

@@ -28,6 +28,7 @@ use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
 use crate::engine::{probe, tunnel};
 use crate::metrics::{ClientStage, Ending};
+use crate::quota;
 use crate::router::CompiledAction;
 use crate::service::View;
 use crate::snapshot::Seen;
@@ -68,6 +69,10 @@ pub(crate) struct Served {
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
     pub(crate) endpoint: Option<Rc<str>>,
+    /// What was taken from its quota.
+    pub(crate) spent: Option<policy::quota::Spent>,
+    /// When it was let through to the service.
+    pub(crate) admitted: Option<Instant>,
     pub(crate) next: Next,
 }
 
@@ -83,6 +88,8 @@ impl Default for Served {
             request_bytes: 0,
             response_bytes: 0,
             endpoint: None,
+            spent: None,
+            admitted: None,
             next: Next::Close,
         }
     }
@@ -259,6 +266,10 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         Plan::Forward { view, head, .. } => (view, head),
     };
     let mut served = Served::default();
+    match quota::try_enter(worker, request) {
+        Ok(spent) => served.spent = spent,
+        Err(refusal) => return finish_refused(worker, conn, request, None, refusal, served).await,
+    }
     let admitted = match admit(worker, conn, request, view).await {
         Ok(admitted) => admitted,
         Err(Some(refusal)) => return finish_refused(worker, conn, request, None, refusal, served).await,
@@ -268,6 +279,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         }
     };
 
+    served.admitted = Some(worker.now());
     let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
     let upload =
         Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
@@ -275,6 +287,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     let absorbed = upload.borrow_mut().absorb(conn, &worker.buffers);
     if let Err(error) = absorbed {
         let error = AttemptError::from(error);
+        admitted.failed(worker.now(), &error);
         let refusal = refusal_of(worker, &error);
         return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
     }
@@ -533,7 +546,7 @@ async fn admit<'a>(
 /// from elsewhere.
 fn overloaded(worker: &Worker, view: &View, reason: Reason, detail: &'static str) -> Refusal {
     let never_now = view.callers.advice(worker.now()) == Advice::Never;
-    let after_secs = Some(worker.rng.borrow_mut().u32(1..=3));
+    let after_secs = Some(worker.rng.borrow_mut().u64(1..=3));
     Refusal { detail, again: Again { never_now, elsewhere: !never_now, after_secs }, ..reason.into() }
 }
 
@@ -943,6 +956,7 @@ async fn write_all(worker: &Worker, conn: &Conn, mut bytes: Buffer) -> bool {
 /// Tells whoever learns from traffic what became of the request.
 fn observe(worker: &Worker, request: &Request, served: &Served) {
     let route = request.route();
+    quota::settle(worker, request, served);
     let shard = route.metrics.shard(worker.id);
     shard.requests[request.criticality.index()][served.ending as usize].one();
     let histogram = if served.ending.good() { &shard.good } else { &shard.bad };

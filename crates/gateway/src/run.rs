@@ -20,6 +20,7 @@ use crate::config::{self, Config};
 use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
 use crate::listen::{self, Listener, ListenerFigures, ListenerState, Room};
 use crate::metrics::{Ending, Exporter, WorkerMetrics};
+use crate::quota::{Quota, Quotas};
 use crate::router::Router;
 use crate::service::{Clock, Control, Event, Service, ServiceStatus, Services};
 use crate::snapshot::{Snapshot, route_state};
@@ -125,6 +126,7 @@ struct Inner {
     workers: Vec<WorkerHandle>,
     metrics: Vec<Arc<WorkerMetrics>>,
     services: Services,
+    quotas: Quotas,
     control: ControlRuntime,
     state: Mutex<State>,
     /// Held by the reload under way.
@@ -202,7 +204,9 @@ impl Gateway {
         let control = control_runtime().map_err(BuildError::Control)?;
         let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
         let running = services.apply(&config.services);
-        let snapshot = snapshot(1, &config, router, running, None, count, clock);
+        let quotas = Quotas::new(clock, count, control.handle.clone(), policy::seed(seed, "quotas"));
+        let charged = quotas.apply(&config.quotas);
+        let snapshot = snapshot(1, &config, router, running, &charged, None, count, clock);
         let buffer_bytes_max = config.limits.buffers.get();
         let shared = Arc::new(Shared::new(clock, snapshot, config.limits.idle_upstream, access_log));
         let metrics: Vec<_> = (0..count).map(|_| WorkerMetrics::new()).collect();
@@ -236,6 +240,7 @@ impl Gateway {
             workers,
             metrics,
             services,
+            quotas,
             control,
             state: Mutex::new(state),
             reloading: tokio::sync::Mutex::default(),
@@ -390,8 +395,18 @@ impl Gateway {
         let mut state = inner.state.lock();
         let summary = difference(&state.config, &config, state.version + 1);
         let running = inner.services.apply(&config.services);
+        let charged = inner.quotas.apply(&config.quotas);
         let before = inner.shared.snapshot();
-        let next = snapshot(summary.version, &config, router, running, Some(&before), workers, inner.clock);
+        let next = snapshot(
+            summary.version,
+            &config,
+            router,
+            running,
+            &charged,
+            Some(&before),
+            workers,
+            inner.clock,
+        );
         inner.shared.publish(next);
         inner.shared.set_idle_upstream_max(config.limits.idle_upstream);
 
@@ -514,6 +529,7 @@ impl Gateway {
         let services: Vec<ServiceStatus> =
             inner.services.all().iter().map(|control| control.status()).collect();
         out.services(&services);
+        out.quotas(&inner.quotas.figures());
     }
 
     /// The control of the service called `name`, for overrides.
@@ -615,11 +631,13 @@ fn router(config: &Config) -> Result<Router, BuildError> {
     Router::build(&config.routes, |name| numbers.get(name).copied()).map_err(BuildError::Invalid)
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a part of the snapshot")]
 fn snapshot(
     version: u64,
     config: &Config,
     router: Router,
     services: Vec<Arc<Service>>,
+    quotas: &BTreeMap<String, Arc<Quota>>,
     before: Option<&Snapshot>,
     workers: usize,
     clock: Clock,
@@ -631,7 +649,7 @@ fn snapshot(
     let routes = router.routes().iter().zip(&config.routes);
     let routes = routes
         .map(|(compiled, params)| {
-            route_state(&compiled.name, params, known.get(&*compiled.name).copied(), workers, now)
+            route_state(&compiled.name, params, quotas, known.get(&*compiled.name).copied(), workers, now)
         })
         .collect();
     let retry_budget = before.filter(|before| before.retry_budget_params == config.retry_budget).map_or_else(
@@ -674,6 +692,7 @@ fn difference(before: &Config, after: &Config, version: u64) -> ReloadSummary {
         changes.push(format!("listeners changed ({} now)", after.listeners.len()));
     }
     let rest = [
+        ("quotas", before.quotas != after.quotas),
         ("retry_budget", before.retry_budget != after.retry_budget),
         ("limits", before.limits != after.limits),
         ("access_log", before.access_log != after.access_log),

@@ -1,6 +1,7 @@
 //! The configuration as workers use it: one immutable value, swapped whole.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use policy::split::Split;
 
 use crate::config;
 use crate::metrics::RouteMetrics;
+use crate::quota::Quota;
 use crate::router::Router;
 use crate::service::{Service, View};
 
@@ -37,6 +39,7 @@ pub(crate) struct RouteState {
     pub(crate) criticality: Criticality,
     pub(crate) metrics: Arc<RouteMetrics>,
     pub(crate) limiter: Option<Arc<RateLimiter>>,
+    pub(crate) quota: Option<Arc<Quota>>,
     pub(crate) hedge: Option<Arc<HedgeTimer>>,
     pub(crate) split: Option<Split>,
 }
@@ -79,6 +82,7 @@ impl Local {
 pub(crate) fn route_state(
     name: &str,
     params: &config::Route,
+    quotas: &BTreeMap<String, Arc<Quota>>,
     before: Option<&RouteState>,
     workers: usize,
     now: Instant,
@@ -102,6 +106,7 @@ pub(crate) fn route_state(
         criticality: params.criticality.unwrap_or_default(),
         metrics,
         limiter,
+        quota: params.quota.as_ref().and_then(|quota| quotas.get(quota)).cloned(),
         hedge,
         split: (!params.split.is_empty()).then(|| Split::new(parts)),
     }

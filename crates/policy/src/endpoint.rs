@@ -351,6 +351,12 @@ impl Endpoint {
         }
     }
 
+    /// The share of look-ups that its cache answers, if it has said so since it joined.
+    #[must_use]
+    pub fn cache_hit_ratio(&self) -> Option<f64> {
+        self.reported.cache_hit_ratio(self.joined())
+    }
+
     /// Its last load report and when it came. `None` when it never sent one.
     #[must_use]
     pub fn report(&self) -> Option<(Instant, Report)> {

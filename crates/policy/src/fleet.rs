@@ -30,6 +30,8 @@ struct Ramp {
     oldest: Instant,
     /// When the youngest candidate's window ends.
     over: Instant,
+    /// The largest share of look-ups that the cache of a candidate answers that is ramped up; none when none says so.
+    warmest: Option<f64>,
 }
 
 impl Ramp {
@@ -38,8 +40,13 @@ impl Ramp {
         if now >= self.over {
             return (1.0, 1.0);
         }
-        let share = |joined: Instant| self.slope.share(now.as_nanos().saturating_sub(joined.as_nanos()));
-        (share(endpoint.joined()), share(self.oldest))
+        let age = |joined: Instant| now.as_nanos().saturating_sub(joined.as_nanos());
+        let own = age(endpoint.joined());
+        let own = match (self.warmest, endpoint.cache_hit_ratio()) {
+            (Some(warmest), Some(ratio)) => self.slope.share_by_warmth(own, ratio / warmest),
+            _ => self.slope.share(own),
+        };
+        (own, self.slope.share(age(self.oldest)))
     }
 
     /// Whether a draw of this candidate stands that drew the number `drawn` in [0, 1).
@@ -77,7 +84,8 @@ impl Fleet {
         Self { endpoints: endpoints.into(), candidates, panicking, ramp: None }
     }
 
-    /// Ramps candidates up that joined less than the window before `now`.
+    /// Ramps candidates up that joined less than the window before `now`: by age, or by how warm their caches are where
+    /// they and somebody who is ramped up report that.
     ///
     /// A newcomer always gets at least [`SlowStartParams::weight_min`] of its share. Nobody gets more than twice the
     /// share that it will have when all are ramped up: while newcomers are so many that their floor would push more
@@ -91,16 +99,22 @@ impl Fleet {
         if over <= now || oldest == newest {
             return self;
         }
-        let (mut settled, mut new) = (0.0, 0.0);
+        let (mut settled, mut new, mut warmest) = (0.0, 0.0, 0.0f64);
         for endpoint in self.candidates.iter().map(|index| self.endpoint(*index)) {
             let weight = f64::from(endpoint.weight());
-            if endpoint.joined().after(window) <= now { settled += weight } else { new += weight }
+            if endpoint.joined().after(window) <= now {
+                settled += weight;
+                warmest = warmest.max(endpoint.cache_hit_ratio().unwrap_or(0.0));
+            } else {
+                new += weight;
+            }
         }
         // settled + floor × new ≥ (settled + new) / 2
         let floor = params.weight_min.get().max(0.5 - settled / (2.0 * new));
         let weight_min = Ratio::new(floor).unwrap_or(Ratio::ONE);
         let slope = Slope::new(&SlowStartParams { window: params.window, weight_min });
-        self.ramp = Some(Ramp { slope, oldest, over });
+        let warmest = Some(warmest).filter(|ratio| *ratio > 0.0);
+        self.ramp = Some(Ramp { slope, oldest, over, warmest });
         self
     }
 
@@ -210,18 +224,63 @@ mod tests {
         assert_eq!(Fleet::new(all, Ratio::percent(100)).candidates(), [1]);
     }
 
+    #[test]
+    fn a_reported_cache_ramps_by_its_warmth_and_no_longer_than_the_window() {
+        let after = |secs: u64| Instant::from_secs(1_000 + secs);
+        let params = SlowStartParams { window: Span::from_secs(100), weight_min: Ratio::percent(10) };
+        let all = endpoints(2);
+        let says = |endpoint: &Endpoint, secs, ratio: f64| {
+            let report = crate::Report { cache_hit_ratio: Some(ratio), ..crate::Report::default() };
+            endpoint.on_report(after(secs), &report);
+        };
+        says(&all[0], 0, 0.8);
+        says(&all[1], 0, 0.8);
+        all[1].on_join(after(1));
+        let fleet = Fleet::new(all.clone(), Ratio::ZERO).with_slow_start(&params, after(1));
+        let share = |secs| fleet.ramp_share(&all[1], after(secs));
+        assert!(
+            (share(51) - 0.55).abs() < 1e-9,
+            "what it said before it restarted counts no more: {}",
+            share(51)
+        );
+        for (secs, ratio, expected) in [(51, 0.0, 0.1), (51, 0.4, 0.5), (52, 0.8, 1.0), (53, 1.0, 1.0)] {
+            says(&all[1], secs, ratio);
+            assert!((share(secs) - expected).abs() < 1e-9, "{ratio}: {}", share(secs));
+        }
+        says(&all[1], 54, 0.0);
+        assert_eq!(share(101), 1.0);
+    }
+
+    #[test]
+    fn when_all_caches_are_cold_nobody_is_kept_out() {
+        let after = |secs: u64| Instant::from_secs(1_000 + secs);
+        let params = SlowStartParams { window: Span::from_secs(100), weight_min: Ratio::percent(10) };
+        let all = endpoints(2);
+        for (secs, endpoint) in (0..).zip(&all) {
+            endpoint.on_join(after(secs));
+            let cold = crate::Report { cache_hit_ratio: Some(0.01), ..crate::Report::default() };
+            endpoint.on_report(after(2), &cold);
+        }
+        let fleet = Fleet::new(all.clone(), Ratio::ZERO).with_slow_start(&params, after(3));
+        assert!(all.iter().all(|endpoint| fleet.ramp_share(endpoint, after(3)) > 0.9));
+    }
+
     proptest! {
         /// The promise of slow start, by the shares themselves: newcomers get their floor, nobody twice its due.
         #[test]
         fn slow_start_floors_newcomers_and_caps_everyone(
-            ages in prop::collection::vec((prop_oneof![4 => 0u64..1_000, 1 => 0u64..40_000], 1u32..10), 1..20),
+            ages in prop::collection::vec(
+                (prop_oneof![4 => 0u64..1_000, 1 => 0u64..40_000], 1u32..10, prop::option::of(0.0..1.0f64)), 1..20),
             floor in 0u8..=100,
             later in prop_oneof![0u64..1_000, 0u64..20_000],
         ) {
             let start = Instant::from_secs(100);
-            let all: Vec<_> = ages.iter().map(|(age, weight)| {
+            let all: Vec<_> = ages.iter().map(|(age, weight, cache_hit_ratio)| {
                 let joined = start.before(core::time::Duration::from_millis(*age));
-                Arc::new(Endpoint::new(&format!("{age}"), *weight, 10, joined))
+                let endpoint = Endpoint::new(&format!("{age}"), *weight, 10, joined);
+                endpoint.on_report(
+                    start, &crate::Report { cache_hit_ratio: *cache_hit_ratio, ..crate::Report::default() });
+                Arc::new(endpoint)
             }).collect();
             let params = SlowStartParams { window: Span::from_secs(10), weight_min: Ratio::percent(floor) };
             let fleet = Fleet::new(all, Ratio::ZERO).with_slow_start(&params, start);

@@ -1,6 +1,5 @@
 //! Rate limits per route and customer, in requests or cost.
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
@@ -8,6 +7,8 @@ use core::time::Duration;
 
 use model::Instant;
 use serde::{Deserialize, Serialize};
+
+use crate::customers::{CUSTOMERS_LIMIT, Customers};
 
 /// How much a customer may ask for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,9 +31,6 @@ impl Default for RateLimitParams {
 
 /// Rates that nanoseconds can tell apart, and whose bursts can be saved up in a lifetime.
 const PER_SEC: core::ops::RangeInclusive<f64> = 1e-6..=1e8;
-
-/// The table is allocated at once; this many customers take 32 MiB.
-const CUSTOMERS_LIMIT: u32 = 1 << 20;
 
 impl RateLimitParams {
     /// What is senseless, field by field.
@@ -58,23 +56,6 @@ impl RateLimitParams {
     }
 }
 
-/// Buckets that a customer can be in; they share a pair of cache lines.
-const WAYS: usize = 8;
-
-/// One customer's bucket.
-#[derive(Debug, Default)]
-struct Bucket {
-    /// Whose it is; 0 is nobody's.
-    customer: AtomicU64,
-    /// When it will be full again, in nanoseconds (GCRA's theoretical arrival time): full when that has passed, empty
-    /// when it lies a whole burst ahead.
-    full_at: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Set([Bucket; WAYS]);
-
 /// Too soon: ask again after this long, when nobody else of the same customer does. [`Duration::MAX`]: never, because
 /// the cost exceeds what can be saved up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +80,9 @@ pub struct Wait(pub Duration);
 /// Source: ITU-T I.371 (generic cell rate algorithm).
 #[derive(Debug)]
 pub struct RateLimiter {
-    sets: Box<[Set]>,
-    seed: u64,
+    /// When each customer's bucket will be full again, in nanoseconds (GCRA's theoretical arrival time): full when that has
+    /// passed, empty when it lies a whole burst ahead.
+    buckets: Customers<AtomicU64>,
     nanos_per_cost: f64,
     burst: u64,
 }
@@ -109,12 +91,9 @@ impl RateLimiter {
     /// A limiter that knows no customer. `seed` keeps customers from choosing whom they share a set with.
     #[must_use]
     pub fn new(params: &RateLimitParams, seed: u64) -> Self {
-        let sets =
-            (params.customers_max.clamp(1, CUSTOMERS_LIMIT) as usize).div_ceil(WAYS).next_power_of_two();
         let nanos_per_cost = 1e9 / params.per_sec.clamp(*PER_SEC.start(), *PER_SEC.end());
         Self {
-            sets: (0..sets).map(|_| Set::default()).collect(),
-            seed,
+            buckets: Customers::new(params.customers_max, seed),
             nanos_per_cost,
             burst: (params.burst.max(0.0) * nanos_per_cost) as u64,
         }
@@ -133,7 +112,7 @@ impl RateLimiter {
         let latest = now.saturating_add(self.burst);
         let take = |full_at: u64| full_at.max(now).checked_add(span).filter(|full_at| *full_at <= latest);
         let bucket = self.bucket(customer, now);
-        match bucket.full_at.fetch_update(AcqRel, Acquire, take) {
+        match bucket.fetch_update(AcqRel, Acquire, take) {
             Ok(_) => Ok(()),
             Err(full_at) => {
                 Err(Wait(Duration::from_nanos(full_at.saturating_add(span).saturating_sub(latest))))
@@ -154,7 +133,7 @@ impl RateLimiter {
             })
         };
         // An update that is always wanted always succeeds.
-        let _ = self.bucket(customer, now).full_at.fetch_update(AcqRel, Relaxed, correct);
+        let _ = self.bucket(customer, now).fetch_update(AcqRel, Relaxed, correct);
     }
 
     /// The time in which `cost` is earned, rounded up.
@@ -165,24 +144,9 @@ impl RateLimiter {
     }
 
     /// The bucket of `customer`: its own, else one taken over from a customer whose bucket is full again, else the
-    /// fullest of the set. Taking over is one exchange, because a bucket is inherited as it stands.
-    fn bucket(&self, customer: u64, now: u64) -> &Bucket {
-        let mixed = crate::mix(customer ^ self.seed);
-        let Set(set) = &self.sets[(mixed >> 32) as usize & (self.sets.len() - 1)];
-        let customer = mixed.max(1);
-        loop {
-            let mine = |bucket: &&Bucket| bucket.customer.load(Acquire) == customer;
-            if let Some(bucket) = set.iter().find(mine) {
-                return bucket;
-            }
-            let debt = |bucket: &&Bucket| bucket.full_at.load(Relaxed).max(now);
-            let Some(victim) = set.iter().min_by_key(debt) else { unreachable!("a set has buckets") };
-            let owner = victim.customer.load(Relaxed);
-            if owner == customer || victim.customer.compare_exchange(owner, customer, AcqRel, Relaxed).is_ok()
-            {
-                return victim;
-            }
-        }
+    /// fullest of the set.
+    fn bucket(&self, customer: u64, now: u64) -> &AtomicU64 {
+        self.buckets.find_or_take_over(customer, |full_at| full_at.load(Relaxed).max(now))
     }
 }
 
@@ -240,7 +204,7 @@ mod tests {
         #[test]
         fn made_up_names_do_not_multiply_the_limit(names in 100..3_000u64, secs in 0..10u64) {
             let limiter = limiter(1.0, 10.0, 64);
-            let size = (limiter.sets.len() * WAYS) as f64;
+            let size = limiter.buckets.slots() as f64;
             let mut granted = 0.0;
             for second in 0..=secs {
                 for name in 0..names {

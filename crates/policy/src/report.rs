@@ -8,8 +8,8 @@ use model::Instant;
 
 /// What an endpoint says of its own load. Absent figures were not reported.
 ///
-/// Source: `xds.data.orca.v3.OrcaLoadReport`. [`Report::requests_in_flight`] and [`Report::latency`] are not part
-/// of it; they travel as named metrics, for Prequal.
+/// Source: `xds.data.orca.v3.OrcaLoadReport`. [`Report::requests_in_flight`] and [`Report::latency`] (for Prequal) and
+/// [`Report::cache_hit_ratio`] (for slow start) are not part of it; they travel as named metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Report {
     /// Utilisation that the application vouches for; 1.0 is its capacity, more is possible.
@@ -26,6 +26,8 @@ pub struct Report {
     pub requests_in_flight: Option<u32>,
     /// Its own estimate of the latency at that number in flight (`named_metrics.latency_ms`).
     pub latency: Option<Duration>,
+    /// Share of look-ups that its cache answers, at most 1 (`named_metrics.cache_hit_ratio`).
+    pub cache_hit_ratio: Option<f64>,
 }
 
 /// Longer header values are not looked at.
@@ -127,6 +129,7 @@ impl Report {
             "latency_ms" => {
                 self.latency = Some(Duration::from_secs_f64(figure.min(LATENCY_MAX_MS) / 1e3));
             }
+            "cache_hit_ratio" => self.cache_hit_ratio = Some(figure.min(1.0)),
             _ => {}
         }
     }
@@ -154,7 +157,7 @@ pub(crate) struct Reported {
     /// Nanoseconds; [`Instant::NEVER`] before the first report.
     at: AtomicU64,
     /// In the order of [`Report`]'s fields; not a number where absent; latency in seconds.
-    figures: [AtomicU64; 7],
+    figures: [AtomicU64; 8],
 }
 
 impl Default for Reported {
@@ -177,6 +180,7 @@ impl Reported {
             report.eps,
             report.requests_in_flight.map(f64::from),
             report.latency.map(|latency| latency.as_secs_f64()),
+            report.cache_hit_ratio,
         ];
         for (cell, figure) in self.figures.iter().zip(figures) {
             cell.store(figure.unwrap_or(f64::NAN).to_bits(), Relaxed);
@@ -189,9 +193,7 @@ impl Reported {
         if at == Instant::NEVER {
             return None;
         }
-        let figure = |index: usize| {
-            Some(f64::from_bits(self.figures[index].load(Relaxed))).filter(|figure| !figure.is_nan())
-        };
+        let figure = |index: usize| self.figure(index);
         let report = Report {
             application_utilization: figure(0),
             cpu_utilization: figure(1),
@@ -200,8 +202,19 @@ impl Reported {
             eps: figure(4),
             requests_in_flight: figure(5).map(|figure| figure as u32),
             latency: figure(6).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            cache_hit_ratio: figure(7),
         };
         Some((at, report))
+    }
+
+    /// The share of look-ups that its cache answers, if it has said so since `joined`.
+    pub(crate) fn cache_hit_ratio(&self, joined: Instant) -> Option<f64> {
+        let at = Instant::from_nanos(self.at.load(Relaxed));
+        if at == Instant::NEVER || at < joined { None } else { self.figure(7) }
+    }
+
+    fn figure(&self, index: usize) -> Option<f64> {
+        Some(f64::from_bits(self.figures[index].load(Relaxed))).filter(|figure| !figure.is_nan())
     }
 }
 
@@ -221,15 +234,17 @@ mod tests {
             eps: Some(1.0),
             requests_in_flight: Some(4),
             latency: Some(Duration::from_millis(12)),
+            cache_hit_ratio: Some(0.25),
         };
         for header in [
             "TEXT cpu_utilization=0.3, mem_utilization=0.8,application_utilization=0.7, rps_fractional=10.0, eps=1, \
-             named_metrics.custom=3, named_metrics.rif=4, named_metrics.latency_ms=12",
+             named_metrics.custom=3, named_metrics.rif=4, named_metrics.latency_ms=12, named_metrics.cache_hit_ratio=0.25",
             "cpu_utilization:0.3, mem_utilization:0.8, application_utilization:7e-1, rps_fractional:10, eps:1, \
-             named_metrics.requests_in_flight:4, named_metrics.latency_ms:12.0",
+             named_metrics.requests_in_flight:4, named_metrics.latency_ms:12.0, named_metrics.cache_hit_ratio:25e-2",
             r#"JSON {"cpu_utilization": 0.3, "mem_utilization": 0.8, "application_utilization": 0.7, "rps_fractional":
-             10.0, "eps": 1, "request_cost": {"rif": 99}, "named_metrics": {"custom": 3, "rif": 4, "latency_ms": 12}}"#,
-            r#"{"namedMetrics":{"rif":4,"latency_ms":12},"cpuUtilization":0.3,"memUtilization":0.8,"eps":1,
+             10.0, "eps": 1, "request_cost": {"rif": 99}, "named_metrics": {"custom": 3, "rif": 4, "latency_ms": 12,
+             "cache_hit_ratio": 0.25}}"#,
+            r#"{"namedMetrics":{"rif":4,"latency_ms":12,"cache_hit_ratio":0.25},"cpuUtilization":0.3,"memUtilization":0.8,"eps":1,
              "applicationUtilization":0.7,"utilization":{"eps":0.5},"rpsFractional":10}"#,
         ] {
             assert_eq!(Report::parse(header.as_bytes()), Some(expected), "{header}");

@@ -1,4 +1,4 @@
-//! Slow start: ramps traffic to a newcomer.
+//! Slow start: ramps traffic to a newcomer, by its age or by how warm its cache is.
 
 use core::time::Duration;
 
@@ -29,7 +29,8 @@ impl SlowStartParams {
     /// The share of its weight that an endpoint which joined `age` ago counts with: grows evenly from
     /// [`SlowStartParams::weight_min`] to 1 over the window, and never falls.
     ///
-    /// How much of the traffic that is depends on the others: see
+    /// One that reports how many look-ups its cache answers is ramped by that instead, compared with those that are
+    /// ramped up and report it too, within the same bounds. How much of the traffic that is depends on the others: see
     /// [`Fleet::with_slow_start`](crate::Fleet::with_slow_start).
     #[must_use]
     pub fn share(&self, age: Duration) -> f64 {
@@ -55,6 +56,12 @@ impl Slope {
     /// The share at this age.
     pub(crate) fn share(self, age: u64) -> f64 {
         if age >= self.window { 1.0 } else { (self.floor + self.per_nano * age as f64).min(1.0) }
+    }
+
+    /// The share at this age of an endpoint whose cache is as `warm` as this, compared with the others: 1 is as warm.
+    /// The window bounds that too, so that a cache that never warms up does not keep its endpoint out for ever.
+    pub(crate) fn share_by_warmth(self, age: u64, warm: f64) -> f64 {
+        if age >= self.window { 1.0 } else { warm.min(1.0).max(self.floor) }
     }
 }
 

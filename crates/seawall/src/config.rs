@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use gateway::config::{AccessLog, Drain, Listener, PathElement, ProcessLimits, Route, Service, Severity};
+use gateway::config::{
+    AccessLog, Drain, Listener, PathElement, ProcessLimits, Quota, Route, Service, Severity,
+};
 use policy::budget::RetryBudgetParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The services, by name.
     pub services: std::collections::BTreeMap<String, Service>,
+    /// What customers may spend over all gateways, by name. Routes name them.
+    pub quotas: std::collections::BTreeMap<String, Quota>,
     /// Retries that the whole process may add, beside the budget of each service.
     pub retry_budget: RetryBudgetParams,
     /// Bounds of the process.
@@ -67,6 +71,7 @@ impl Default for Config {
             listeners: vec![Listener::at(LISTEN_DEFAULT)],
             routes: gateway.routes,
             services: gateway.services,
+            quotas: gateway.quotas,
             retry_budget: gateway.retry_budget,
             limits: gateway.limits,
             access_log: gateway.access_log,
@@ -103,6 +108,7 @@ impl Config {
             listeners: self.listeners.clone(),
             routes,
             services: self.services.clone(),
+            quotas: self.quotas.clone(),
             retry_budget: self.retry_budget.clone(),
             limits: self.limits.clone(),
             access_log: self.access_log.clone(),

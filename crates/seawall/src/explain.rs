@@ -159,6 +159,10 @@ fn describe(text: &mut String, config: &Config, route: &Route, request: &Request
         let (rate, burst) = (limit.limit.per_sec, limit.limit.burst);
         line("rate limit", format!("{rate} a second, {burst} at once, per {}", key(&limit.by)));
     }
+    if let Some((name, quota)) = route.quota.as_ref().and_then(|name| config.quotas.get_key_value(name)) {
+        let shared = if quota.shared.is_some() { ", shared by all gateways" } else { "" };
+        line("quota", format!("{name}: {} in {}, per {}{shared}", quota.limit, quota.per, key(&quota.by)));
+    }
     for name in services {
         if let Some(service) = config.services.get(name) {
             line("service", format!("{name}: {}, balanced by {}", source(service), word(&service.balance)));

@@ -24,7 +24,7 @@ pub mod upstream;
 pub mod wait;
 
 pub use client::{Client, get, request};
-pub use process::{Nginx, Seawall};
+pub use process::{Nginx, Redis, Seawall};
 pub use temp::TempDir;
 pub use upstream::{Gate, Reply, Upstream};
 pub use wait::{free_port, wait_until};

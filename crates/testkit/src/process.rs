@@ -1,4 +1,4 @@
-//! Programs under test as child processes: the `seawall` binary and nginx.
+//! Programs under test as child processes: the `seawall` binary, nginx and Redis.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -443,6 +443,44 @@ fn nginx_config(servers: &str) -> String {
          http {{\n  access_log off;\n  client_body_temp_path run/body;\n  proxy_temp_path run/proxy;\n  \
          fastcgi_temp_path run/f;\n  uwsgi_temp_path run/u;\n  scgi_temp_path run/s;\n{servers}\n}}\n"
     )
+}
+
+/// A Redis that keeps nothing. Killed when dropped.
+#[derive(Debug)]
+pub struct Redis {
+    process: Process,
+    addr: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Redis {
+    /// Starts Redis on `addr` and waits until it answers. `None` when it is not installed: `cargo xtask test` installs it.
+    #[must_use]
+    pub fn start(addr: SocketAddr) -> Option<Self> {
+        let bin = find_program("redis-server")?;
+        let dir = TempDir::new("redis");
+        let (port, host) = (addr.port().to_string(), addr.ip().to_string());
+        let words = ["--port", &port, "--bind", &host, "--save", "", "--appendonly", "no"];
+        let mut process = Process::start(Command::new(bin).args(words).current_dir(dir.path()))
+            .unwrap_or_else(|error| panic!("cannot start redis-server: {error}"));
+        wait_until(&format!("Redis accepts on {addr}"), PATIENCE, || {
+            assert!(process.is_running(), "Redis ended:\n{}", process.output().lines().join("\n"));
+            TcpStream::connect(addr).is_ok()
+        });
+        Some(Self { process, addr, _dir: dir })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
 }
 
 /// The path of an installed program, also where only the administrator's `PATH` leads.

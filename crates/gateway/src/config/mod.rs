@@ -4,12 +4,14 @@ mod check;
 mod listener;
 pub(crate) mod problem;
 mod process;
+mod quota;
 mod route;
 mod service;
 
 pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
 pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
+pub use quota::{Quota, QuotaCost};
 pub use route::{
     Action, Condition, FixedAnswer, HeaderChanges, Match, RateLimitKeys, Redirect, Rewrite, Route,
     RouteRateLimit, SplitTarget,
@@ -31,6 +33,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The services, by name.
     pub services: BTreeMap<String, Service>,
+    /// What customers may spend over all gateways, by name.
+    pub quotas: BTreeMap<String, Quota>,
     /// Retries that the whole process may add, beside the budget of each service.
     pub retry_budget: policy::budget::RetryBudgetParams,
     /// Bounds of the process.

@@ -42,6 +42,8 @@ pub struct Route {
     pub criticality: Option<Criticality>,
     /// How much each customer may ask for.
     pub rate_limit: Option<RouteRateLimit>,
+    /// The quota that its requests are charged to, by its name under `quotas`.
+    pub quota: Option<String>,
     /// Bytes of a request's body. Absent: the listener's limit.
     pub body_max: Option<ByteSize>,
 }

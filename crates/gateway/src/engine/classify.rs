@@ -12,6 +12,7 @@ use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
 use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
 use crate::forwarded;
+use crate::quota::Asked;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::View;
 use crate::snapshot::{Local, RouteState, Seen};
@@ -51,6 +52,8 @@ pub(crate) struct Request {
     /// Who the customer is, hashed, and what the request costs.
     pub(crate) customer: u64,
     pub(crate) cost: f64,
+    /// What it asks of its route's quota.
+    pub(crate) quota: Option<Asked>,
     /// What the access log needs to know, when the request is to be logged.
     pub(crate) log: Option<Buffer>,
 }
@@ -221,6 +224,10 @@ pub(crate) fn classify(
         }
         None => (key_of(&HashKey::ClientAddress).unwrap_or(0), 1.0),
     };
+    let quota = route.quota.as_ref().map(|quota| {
+        let stated = |name: &str| Some(name).filter(|_| conn.trusted).and_then(find).and_then(number);
+        Asked::new(quota, key_of(&quota.params.by), stated)
+    });
     let timeout = route
         .params
         .timeout
@@ -249,6 +256,7 @@ pub(crate) fn classify(
         sticky,
         customer,
         cost,
+        quota,
         log,
         local,
     })

@@ -196,6 +196,8 @@ pub struct ReportStatus {
     pub eps: Option<f64>,
     /// Requests in flight.
     pub requests_in_flight: Option<u32>,
+    /// Share of look-ups that its cache answers.
+    pub cache_hit_ratio: Option<f64>,
     /// Its own estimate of its latency.
     pub latency_secs: Option<f64>,
 }
@@ -210,6 +212,7 @@ impl ReportStatus {
             rps: report.rps_fractional,
             eps: report.eps,
             requests_in_flight: report.requests_in_flight,
+            cache_hit_ratio: report.cache_hit_ratio,
             latency_secs: report.latency.map(|latency: Duration| latency.as_secs_f64()),
         }
     }

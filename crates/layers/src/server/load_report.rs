@@ -86,6 +86,7 @@ impl Load {
         let said = |figure: &AtomicU64| Some(f64::from_bits(figure.load(Relaxed))).filter(|f| f.is_finite());
         let in_flight = self.in_flight();
         Report {
+            cache_hit_ratio: None,
             application_utilization: said(&self.application_utilization),
             cpu_utilization: said(&self.cpu_utilization),
             mem_utilization: said(&self.mem_utilization),

@@ -12,6 +12,7 @@ mod gate;
 mod http;
 mod limits;
 mod protect;
+mod quotas;
 mod rough;
 mod routes;
 mod strict;

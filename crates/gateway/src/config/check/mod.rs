@@ -1,6 +1,7 @@
 //! What no single value of a configuration shows: names that exist, bounds that depend on one another.
 
 mod listener;
+mod quota;
 mod route;
 mod service;
 
@@ -26,6 +27,7 @@ impl Config {
         let mut root = Place::root(&mut problems);
         listener::check(&self.listeners, &mut root.at("listeners"));
         route::check(self, &mut root);
+        quota::check(self, &mut root);
         for (name, service) in &self.services {
             service::check(name, service, &mut root.at("services").at(name));
         }

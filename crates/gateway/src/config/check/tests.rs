@@ -159,6 +159,32 @@ fn routes_have_usable_parameters() {
 }
 
 #[test]
+fn quotas_are_usable_and_known() {
+    check(
+        |config| {
+            config.quotas.insert("lost".into(), read(&json!({"limit": 1, "per": "1s"})));
+            let bad = json!({
+                "limit": 0, "per": "0s", "by": {"header": ""}, "cost": {"header": "x:"}, "shared": "10.0.0.1:6379",
+            });
+            config.quotas.insert("bad".into(), read(&bad));
+            config.routes = vec![
+                read(&json!({"service": "cart", "quota": "bda"})),
+                read(&json!({"match": {"path": "/x"}, "answer": {"status": 200}, "quota": "bad"})),
+            ];
+        },
+        &expect![[r#"
+            quotas.bad.limit: `limit` is out of range; 0 is no usable quota: more than 0, such as 10000
+            quotas.bad.per: `per` is out of range; must be longer than 0, such as 60s
+            quotas.bad.by.header: `` is no name of a header field; a name is made of letters, digits and !#$%&'*+-.^_`|~
+            quotas.bad.cost.header: `x:` is no name of a header field; a name is made of letters, digits and !#$%&'*+-.^_`|~
+            quotas.bad.shared: this is no address of a Redis (Redis URL did not parse - InvalidClientConfig); write one such as redis://10.0.0.5:6379
+            quotas.lost: no route uses the quota `lost`; name it in a route's `quota`, or take it out
+            routes[0].quota: no quota is called `bda`; did you mean `bad`?
+            routes[1].quota: a route without a service spends no quota; take it out"#]],
+    );
+}
+
+#[test]
 fn two_routes_have_neither_the_same_name_nor_the_same_match() {
     check(
         |config| {

@@ -14,10 +14,12 @@ use policy::budget::{RetryBudget, RetryBudgetParams};
 use policy::bulkhead::{Admission, Bulkhead, BulkheadParams};
 use policy::callers::{Callers, RetryAdviceParams};
 use policy::deadline;
+use policy::degrade::{Governor, Measures, ModeParams, Modes, Signals};
 use policy::ejection::Streak;
 use policy::hedge::{HedgeParams, HedgeTimer};
 use policy::limit::LimitParams;
 use policy::queue::{Queue, QueueParams, Waiter};
+use policy::quota::{Quota, QuotaParams};
 use policy::rate_limit::{RateLimitParams, RateLimiter};
 use policy::split::Split;
 use policy::throttle::{Throttle, ThrottleParams};
@@ -37,6 +39,8 @@ pub(super) fn on_the_way(bench: &mut Bench) {
     limits(bench);
     throttles(bench);
     admissions(bench);
+    quotas(bench);
+    modes(bench);
     hedging(bench);
     deadlines(bench);
     placement(bench);
@@ -207,6 +211,51 @@ fn admissions(bench: &mut Bench) {
         let pushed = queue.push(turn.now, 100, Waiter { who, value: 1u32 }).is_ok();
         (pushed, queue.pop(turn.now, LATENCY, |_| Some(()), &mut |_, _| ()).is_some())
     });
+}
+
+fn quotas(bench: &mut Bench) {
+    for (name, limit) in [("granted", 1e12), ("refused", 1.0)] {
+        for (kind, shared) in [("local", false), ("shared", true)] {
+            let params = QuotaParams { limit, burst: limit, shared, ..QuotaParams::default() };
+            let quota = Quota::new(&params, 7);
+            bench.measure(&format!("quota: {kind}, one customer, {name}"), |turn| {
+                quota.try_take(turn.now, 4711, Some(1.0)).is_ok()
+            });
+            let quota = Quota::new(&params, 7);
+            bench.measure(&format!("quota: {kind}, 10 000 customers, {name}"), |turn| {
+                let customer = policy::mix(turn.rng.u64(..10_000));
+                quota.try_take(turn.now, customer, Some(1.0)).is_ok()
+            });
+        }
+    }
+    let params = QuotaParams { limit: 1e12, burst: 1e12, ..QuotaParams::default() };
+    let quota = Quota::new(&params, 7);
+    bench.measure("quota: taken, and charged at the end", |turn| {
+        let spent = quota.try_take(turn.now, 4711, None);
+        spent.map(|spent| quota.charge(turn.now, 4711, spent, 3.0)).is_ok()
+    });
+}
+
+/// Stands for what a mode leaves out.
+#[derive(Clone, Default)]
+struct Nothing;
+
+impl Measures for Nothing {
+    fn with(&self, _: &Self) -> Self {
+        Self
+    }
+}
+
+fn modes(bench: &mut Bench) {
+    use policy::degrade::Force;
+    for (name, force) in [("none in force", Force::Auto), ("one in force", Force::On)] {
+        let params = ModeParams { force, ..ModeParams::default() };
+        let modes = Modes::new(&[(params.clone(), Nothing)]);
+        let mut governor = Governor::new(vec![params], START);
+        let _ = governor.on_signals(START, &Signals::default());
+        modes.set(&governor);
+        bench.measure(&format!("modes: {name}"), |turn| modes.active(turn.rng).is_some());
+    }
 }
 
 fn hedging(bench: &mut Bench) {
