@@ -13,6 +13,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod admission;
 pub mod attempts;
 pub mod backoff;
 pub mod balance;
@@ -27,6 +28,8 @@ pub mod fleet;
 pub mod health;
 pub mod hedge;
 mod histogram;
+pub mod limit;
+pub mod queue;
 pub mod rate_limit;
 pub mod report;
 mod sharded;
