@@ -1,11 +1,13 @@
-//! Whether a call may go on: its customer's rate, the service's breaker, the service's bulkhead, in the order of the
-//! gateway's road, so that what is refused cheaply is refused first.
+//! Whether a call may go on: its customer's rate, the throttle, the service's breaker, admission, the service's
+//! bulkhead, in the order of the gateway's road, so that what is refused cheaply is refused first.
 
 use std::time::Duration;
 
 use model::{Deadline, Instant};
+use policy::admission::{End, Entry, Shed as Why, Ticket, Who};
 use policy::breaker::CallEnd;
-use policy::bulkhead::Admission;
+use policy::bulkhead::Admission as Place;
+use policy::queue::{Evicted, Full, Waiter};
 
 use super::queue::Event;
 use super::slab::Id;
@@ -36,6 +38,8 @@ impl World {
             deadline: caller_deadline.sooner(Deadline::within(self.now, timeout.get())),
             leaves,
             permit: None,
+            ticket: None,
+            queued: None,
             stage: Stage::Outside,
             attempts: 0,
             live: [None; 2],
@@ -47,13 +51,13 @@ impl World {
             request.call = id;
         }
         match self.admit(id) {
-            Ok(true) => self.go_in(id),
+            Ok(true) => self.ask_bulkhead(id),
             Ok(false) => {}
             Err(shed) => self.shed(id, shed),
         }
     }
 
-    /// Whether the call goes in now; `false` when it waits.
+    /// Whether the call has its place by admission; `false` when it waits for one.
     fn admit(&mut self, id: Id<Call>) -> Result<bool, Shed> {
         let Some(call) = self.calls.get_mut(id) else { return Ok(false) };
         let now = self.now;
@@ -68,21 +72,100 @@ impl World {
                 limiter.try_take(now, call.way.customer, 1.0).map_err(|_| Shed::RateLimit)?;
             }
         }
+        if let Some(throttle) = &road.throttle {
+            let class = call.way.class;
+            throttle.try_send(0, class, now, &mut road.rng).map_err(|_| Shed::Throttle)?;
+        }
         if let Some(breaker) = &road.breaker {
             call.permit = Some(breaker.try_enter(0, now, &mut road.rng).map_err(|_| Shed::Breaker)?);
         }
-        match road.bulkhead.as_ref().map_or(Admission::Enter, |bulkhead| bulkhead.try_enter(0)) {
-            Admission::Enter => {}
-            Admission::Wait => {
+        let Some(admission) = &road.admission else { return Ok(true) };
+        let who = who(call);
+        match admission.try_enter(0, &who, now) {
+            Entry::Enter(ticket) => {
+                call.ticket = Some(ticket);
+                Ok(true)
+            }
+            Entry::Refuse(Why::Deadline) => Err(Shed::Deadline),
+            Entry::Refuse(_) => Err(Shed::Admission),
+            Entry::Wait => match road.queue.push(now, admission.limit(), Waiter { who, value: id }) {
+                Ok((queued, evicted)) => {
+                    (call.stage, call.queued) = (Stage::Queued, Some(queued));
+                    let index = call.road;
+                    if let Some(Evicted(waiter)) = evicted {
+                        admission.give_up(&waiter.who);
+                        self.shed_waiter(waiter.value, Shed::Admission);
+                    }
+                    self.plan_queue(index);
+                    Ok(false)
+                }
+                Err(Full(waiter)) => {
+                    admission.give_up(&waiter.who);
+                    Err(Shed::Admission)
+                }
+            },
+        }
+    }
+
+    /// Plans when the queue of a road is looked after next, unless that is planned already.
+    fn plan_queue(&mut self, index: u32) {
+        let road = &mut self.roads[index as usize];
+        let Some(admission) = &road.admission else { return };
+        let due = road.queue.poll_timeout(admission.base_latency()).unwrap_or(Instant::NEVER);
+        if due < road.queue_at {
+            road.queue_at = due;
+            self.queue.plan(due.max(self.now), Event::Queue { road: index });
+        }
+    }
+
+    pub(super) fn on_queue(&mut self, index: u32) {
+        let road = &mut self.roads[index as usize];
+        if road.queue_at > self.now {
+            // Planned before something sooner was.
+            return;
+        }
+        road.queue_at = Instant::NEVER;
+        let Some(admission) = &road.admission else { return };
+        let mut gone = Vec::new();
+        road.queue.expire(self.now, admission.base_latency(), &mut |waiter, why| gone.push((waiter, why)));
+        self.send_away(index, gone);
+        self.plan_queue(index);
+    }
+
+    /// Those that admission's queue gave up are told.
+    fn send_away(&mut self, index: u32, gone: Vec<(Waiter<Id<Call>>, Why)>) {
+        for (waiter, why) in gone {
+            if let Some(admission) = &self.roads[index as usize].admission {
+                admission.give_up(&waiter.who);
+            }
+            let why = if why == Why::Deadline { Shed::Deadline } else { Shed::Admission };
+            self.shed_waiter(waiter.value, why);
+        }
+    }
+
+    /// A call that is no longer in the queue is refused.
+    fn shed_waiter(&mut self, id: Id<Call>, why: Shed) {
+        if let Some(call) = self.calls.get_mut(id) {
+            (call.stage, call.queued) = (Stage::Outside, None);
+            self.shed(id, why);
+        }
+    }
+
+    /// Asks for a place in the bulkhead.
+    fn ask_bulkhead(&mut self, id: Id<Call>) {
+        let Some(call) = self.calls.get_mut(id) else { return };
+        let road = &mut self.roads[call.road as usize];
+        match road.bulkhead.as_ref().map_or(Place::Enter, |bulkhead| bulkhead.try_enter(0)) {
+            Place::Enter => self.go_in(id),
+            Place::Wait => {
                 call.stage = Stage::Waiting;
                 road.waiting.push_back(id);
-                let until = now.after(params.bulkhead.wait_max.get()).min(call.deadline.instant());
+                let wait_max = self.services[road.service as usize].policies.bulkhead.wait_max;
+                let until = self.now.after(wait_max.get()).min(call.deadline.instant());
                 self.queue.plan(until, Event::WaitOver { call: id });
-                return Ok(false);
             }
-            Admission::Refuse => return Err(Shed::Bulkhead),
+            Place::Refuse => self.shed(id, Shed::Bulkhead),
         }
-        Ok(true)
     }
 
     /// The call holds a place: it counts, and makes its first attempt.
@@ -104,8 +187,30 @@ impl World {
         self.send(id);
     }
 
-    /// A place may have become free: the oldest that waits gets it.
-    pub(super) fn wake(&mut self, road: u32) {
+    /// A place may have become free: whoever is next gets it.
+    pub(super) fn wake(&mut self, index: u32) {
+        while let Some((id, ticket)) = self.next_queued(index) {
+            if let Some(call) = self.calls.get_mut(id) {
+                (call.stage, call.queued, call.ticket) = (Stage::Outside, None, Some(ticket));
+                self.ask_bulkhead(id);
+            }
+        }
+        self.wake_bulkhead(index);
+    }
+
+    /// Whoever is next in admission's queue, if there is a place.
+    fn next_queued(&mut self, index: u32) -> Option<(Id<Call>, Ticket)> {
+        let road = &mut self.roads[index as usize];
+        let admission = road.admission.as_ref()?;
+        let mut gone = Vec::new();
+        let enter = |who: &Who| admission.try_enter_waiting(0, who);
+        let latency = admission.base_latency();
+        let found = road.queue.pop(self.now, latency, enter, &mut |waiter, why| gone.push((waiter, why)));
+        self.send_away(index, gone);
+        found.map(|(waiter, ticket)| (waiter.value, ticket))
+    }
+
+    fn wake_bulkhead(&mut self, road: u32) {
         loop {
             let road = &mut self.roads[road as usize];
             let Some(bulkhead) = &road.bulkhead else { return };
@@ -141,14 +246,20 @@ impl World {
         };
         // A caller that tries again at once meets the same refusal; only an endpoint may be better off elsewhere.
         let dont_retry = !matches!(shed, Shed::NoEndpoint | Shed::Deadline);
-        self.end_call(id, Outcome { status, dont_retry, shed: Some(shed) }, CallEnd::Ignored);
+        let outcome = Outcome { status, dont_retry, shed: Some(shed) };
+        self.end_call(id, outcome, CallEnd::Ignored, End::Ignored);
     }
 
     /// The call is over: what it held is given back, and whoever waits for it is told.
-    pub(super) fn end_call(&mut self, id: Id<Call>, outcome: Outcome, end: CallEnd) {
-        let Some(call) = self.leave(id, end) else { return };
+    pub(super) fn end_call(&mut self, id: Id<Call>, outcome: Outcome, end: CallEnd, taught: End) {
+        let Some(call) = self.leave(id, end, taught) else { return };
+        let road = &mut self.roads[call.road as usize];
+        // It did the work, even where the answer is an error of its own.
+        let accepted = outcome.good() || (outcome.status == 500 && !outcome.dont_retry);
+        if let (true, Some(throttle)) = (accepted, &road.throttle) {
+            throttle.on_accept(0, call.way.class, call.started);
+        }
         if outcome.good() {
-            let road = &mut self.roads[call.road as usize];
             let params = &self.services[road.service as usize].policies;
             let own = match call.parent {
                 Parent::Request(_) => &self.sources[usize::from(call.way.traffic)].params.route,
@@ -166,11 +277,12 @@ impl World {
 
     /// Whoever waits for the call has gone away.
     pub(super) fn cancel(&mut self, id: Id<Call>) {
-        self.leave(id, CallEnd::Ignored);
+        let late = self.calls.get(id).is_some_and(|call| call.deadline.expired(self.now));
+        self.leave(id, CallEnd::Ignored, if late { End::Dropped } else { End::Ignored });
     }
 
     /// Takes the call out, and gives back what it held.
-    fn leave(&mut self, id: Id<Call>, end: CallEnd) -> Option<Call> {
+    fn leave(&mut self, id: Id<Call>, end: CallEnd, taught: End) -> Option<Call> {
         let live = self.calls.get(id)?.live;
         for attempt in live.into_iter().flatten() {
             self.drop_attempt(id, attempt.number);
@@ -181,17 +293,29 @@ impl World {
             let latency = if end == CallEnd::Ignored { Duration::ZERO } else { self.now.since(call.started) };
             breaker.on_end(permit, self.now, end, latency, &mut road.rng);
         }
+        let mut wakes = false;
+        if let Some(admission) = &road.admission {
+            if let Some(ticket) = call.ticket {
+                wakes |= admission.leave(0, ticket, self.now, taught);
+            }
+            if let Some(waiter) = call.queued.and_then(|queued| road.queue.remove(queued)) {
+                admission.give_up(&waiter.who);
+            }
+        }
         if let Some(bulkhead) = &road.bulkhead {
             match call.stage {
-                Stage::Inside => {
-                    if bulkhead.leave(0) {
-                        self.queue.plan(self.now, Event::Wake { road: call.road });
-                    }
-                }
+                Stage::Inside => wakes |= bulkhead.leave(0),
                 Stage::Waiting => bulkhead.give_up(),
-                Stage::Outside => {}
+                Stage::Outside | Stage::Queued => {}
             }
+        }
+        if wakes {
+            self.queue.plan(self.now, Event::Wake { road: call.road });
         }
         Some(call)
     }
+}
+
+fn who(call: &Call) -> Who {
+    Who { class: call.way.class, customer: call.way.customer, deadline: call.deadline }
 }

@@ -2,6 +2,7 @@
 
 use model::{Deadline, Instant, Retry, Verdict};
 use policy::Ended;
+use policy::admission::End;
 use policy::attempts::{Condition, Decision, Facts, Failure, decide};
 use policy::breaker::CallEnd;
 
@@ -150,7 +151,8 @@ impl World {
         }
         let Some(call) = self.calls.get(id) else { return };
         if let Answer::Status(status @ ..400, _) = answer {
-            return self.end_call(id, Outcome::of(status), CallEnd::Success);
+            let latency = self.now.since(attempt.started);
+            return self.end_call(id, Outcome::of(status), CallEnd::Success, End::Success(latency));
         }
         let (status, dont_retry) = match answer {
             Answer::Status(status, dont_retry) => (status, dont_retry),
@@ -158,7 +160,7 @@ impl World {
             Answer::Nothing(_) => (502, false),
             Answer::Deadline => {
                 let outcome = Outcome { status: 504, dont_retry: false, shed: None };
-                return self.end_call(id, outcome, CallEnd::Ignored);
+                return self.end_call(id, outcome, CallEnd::Ignored, End::Dropped);
             }
         };
         if call.live.iter().any(Option::is_some) {
@@ -169,7 +171,9 @@ impl World {
             return;
         }
         let end = if dont_retry { CallEnd::Ignored } else { CallEnd::Failure };
-        self.end_call(id, Outcome { status, dont_retry, shed: None }, end);
+        let overload = verdict == Verdict::Overloaded || answer == Answer::Nothing(Condition::Timeout);
+        let taught = if overload { End::Dropped } else { End::Ignored };
+        self.end_call(id, Outcome { status, dont_retry, shed: None }, end, taught);
     }
 
     /// Plans another attempt, if there is to be one.

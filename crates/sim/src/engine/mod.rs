@@ -18,6 +18,7 @@ mod work;
 
 use model::{Criticality, Deadline, Instant};
 use policy::Rng;
+use policy::admission::Ticket;
 use policy::breaker::Permit;
 use policy::budget::RetryBudget;
 
@@ -92,6 +93,9 @@ struct Call {
     leaves: Instant,
     /// Leave of the service's breaker.
     permit: Option<Permit>,
+    /// A place given by admission, or one in its queue.
+    ticket: Option<Ticket>,
+    queued: Option<policy::queue::Id>,
     stage: Stage,
     attempts: u8,
     live: [Option<Attempt>; 2],
@@ -103,6 +107,8 @@ struct Call {
 enum Stage {
     /// It has not been let in.
     Outside,
+    /// It waits for admission.
+    Queued,
     /// It waits for a place in the bulkhead.
     Waiting,
     /// It holds a place.
@@ -200,6 +206,7 @@ impl World {
             Event::ClientRetry { request } => self.start_try(request),
             Event::WaitOver { call } => self.on_wait_over(call),
             Event::Wake { road } => self.wake(road),
+            Event::Queue { road } => self.on_queue(road),
             Event::Retry { call } => self.send(call),
             Event::Hedge { call } => self.on_hedge(call),
             Event::Reach { call, number } => self.on_reach(call, number),

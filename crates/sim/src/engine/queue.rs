@@ -18,10 +18,12 @@ pub(crate) enum Event {
     ClientTimeout { request: Id<Request>, number: u8 },
     /// A client's back-off is over.
     ClientRetry { request: Id<Request> },
-    /// A call has waited long enough for a place.
+    /// A call has waited long enough for a place in the bulkhead.
     WaitOver { call: Id<Call> },
-    /// A place may have become free for a call that waits.
+    /// A place may have become free for calls that wait, for admission or in the bulkhead.
     Wake { road: u32 },
+    /// The calls that wait for admission are to be looked after.
+    Queue { road: u32 },
     /// A call's back-off is over.
     Retry { call: Id<Call> },
     /// The first attempt of a call is late.

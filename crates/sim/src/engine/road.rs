@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Instant, Ratio};
+use policy::admission::Admission;
 use policy::balance::{self, Balancer, Pick};
 use policy::breaker::{Breaker, CallEnd, Permit};
 use policy::budget::RetryBudget;
@@ -13,7 +14,9 @@ use policy::ejection::{Action, Decision, Ejector, Headcount, Observation, Streak
 use policy::endpoint::Totals;
 use policy::health::{Change, Health};
 use policy::hedge::HedgeTimer;
+use policy::queue::{Queue, QueueParams};
 use policy::rate_limit::RateLimiter;
+use policy::throttle::Throttle;
 use policy::{Endpoint, Fleet, Rng, Unavailable};
 
 use super::Call;
@@ -64,9 +67,15 @@ pub(crate) struct Road {
     pub(crate) balancer: Box<dyn Balancer>,
     /// The fleet no longer shows what is known.
     stale: bool,
+    pub(crate) throttle: Option<Throttle>,
     pub(crate) breaker: Option<Breaker>,
+    pub(crate) admission: Option<Admission>,
+    /// Calls that wait for admission.
+    pub(crate) queue: Queue<Id<Call>>,
+    /// When that queue is looked after next.
+    pub(crate) queue_at: Instant,
     pub(crate) bulkhead: Option<Bulkhead>,
-    /// Calls that wait for a place, the oldest first.
+    /// Calls that wait for the bulkhead, the oldest first.
     pub(crate) waiting: VecDeque<Id<Call>>,
     pub(crate) budget: Option<RetryBudget>,
     ejector: Option<Ejector>,
@@ -126,6 +135,13 @@ impl Road {
             stale: false,
             members,
             breaker: params.breaker.enabled.then(|| Breaker::new(&params.breaker, 1, now)),
+            throttle: params.throttle.enabled.then(|| Throttle::new(&params.throttle, 1, now)),
+            admission: params.admission.enabled.then(|| Admission::new(&params.admission, 1, now)),
+            queue: Queue::new(&QueueParams {
+                waiting_max: if params.admission.enabled { params.admission.queue.waiting_max } else { 0 },
+                ..params.admission.queue.clone()
+            }),
+            queue_at: Instant::NEVER,
             bulkhead: (params.bulkhead.active_max < u32::MAX).then(|| Bulkhead::new(&params.bulkhead, 1)),
             waiting: VecDeque::new(),
             budget: params.retry_budget.as_ref().map(|budget| RetryBudget::new(budget, 1, now)),
@@ -367,6 +383,8 @@ pub(crate) fn effective(params: &ServicePolicies) -> ServicePolicies {
         params.ejection.enabled = false;
         params.breaker.enabled = false;
         params.endpoint_breaker.enabled = false;
+        params.throttle.enabled = false;
+        params.admission.enabled = false;
         params.bulkhead.active_max = u32::MAX;
         params.retry_budget = None;
         params.hedge = None;
