@@ -13,12 +13,14 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod admission;
 pub mod attempts;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+pub mod callers;
 pub mod deadline;
 pub mod ejection;
 pub mod endpoint;
@@ -27,13 +29,17 @@ pub mod fleet;
 pub mod health;
 pub mod hedge;
 mod histogram;
+pub mod limit;
+pub mod queue;
 pub mod rate_limit;
 pub mod report;
 mod sharded;
+mod slots;
 pub mod slow_start;
 pub mod split;
 pub mod sticky;
 pub mod subset;
+pub mod throttle;
 mod window;
 
 pub use endpoint::{Ended, Endpoint, Totals, Unavailable};

@@ -193,6 +193,8 @@ impl ServicePolicies {
         merge(&mut report.at("ejection"), self.ejection.check());
         merge(&mut report.at("breaker"), self.breaker.check());
         merge(&mut report.at("endpoint_breaker"), self.endpoint_breaker.check());
+        merge(&mut report.at("throttle"), self.throttle.check());
+        merge(&mut report.at("admission"), self.admission.check());
         merge(&mut report.at("bulkhead"), self.bulkhead.check());
         merge(&mut report.at("retry"), self.retry.check());
         if let Some(health) = &self.health {

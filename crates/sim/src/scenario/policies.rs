@@ -1,4 +1,5 @@
 use model::{Ratio, Span};
+use policy::admission::AdmissionParams;
 use policy::attempts::RetryPolicyParams;
 use policy::balance::Balance;
 use policy::breaker::BreakerParams;
@@ -10,6 +11,7 @@ use policy::hedge::HedgeParams;
 use policy::rate_limit::RateLimitParams;
 use policy::slow_start::SlowStartParams;
 use policy::subset::SubsetParams;
+use policy::throttle::ThrottleParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,10 @@ pub struct ServicePolicies {
     pub endpoint_breaker: BreakerParams,
     /// One such breaker per endpoint *and* route, for an endpoint that is ill on one route only.
     pub endpoint_breaker_per_route: bool,
+    /// Refusing here what the service would refuse there.
+    pub throttle: ThrottleParams,
+    /// Letting in by class and customer within a limit that finds itself.
+    pub admission: AdmissionParams,
     /// Bounded resources for this dependency.
     pub bulkhead: BulkheadParams,
     /// How long to wait for endpoints.
@@ -68,6 +74,8 @@ impl Default for ServicePolicies {
             breaker: BreakerParams::default(),
             endpoint_breaker: BreakerParams::default(),
             endpoint_breaker_per_route: false,
+            throttle: ThrottleParams::default(),
+            admission: AdmissionParams::default(),
             bulkhead: BulkheadParams::default(),
             timeouts: Timeouts::default(),
             retry: RetryPolicyParams::default(),

@@ -68,8 +68,8 @@ pub struct Backend {
     pub slowdown_per_active: Span,
     /// Share of requests that fail (500) all the time.
     pub fail_share: Ratio,
-    /// Drops a request whose deadline has passed before work on it begins.
-    pub checks_deadline: bool,
+    /// Drops a request whose deadline has passed before work on it begins, and tells what it calls how much is left.
+    pub heeds_deadlines: bool,
     /// Stops working for callers that have gone away. Most real servers do not notice.
     pub stops_abandoned: bool,
     /// Keeps a worker busy while it waits for what it calls.
@@ -95,7 +95,7 @@ impl Default for Backend {
             service_time: Distribution::Exponential { mean: Span::from_millis(10) },
             slowdown_per_active: Span::from_millis(0),
             fail_share: Ratio::ZERO,
-            checks_deadline: false,
+            heeds_deadlines: false,
             stops_abandoned: false,
             blocks: true,
             says_dont_retry: false,

@@ -32,6 +32,8 @@ pub struct Traffic {
     pub retry: Option<RetryPolicyParams>,
     /// Caps the client's own retries, for each client process. Absent: no cap.
     pub retry_budget: Option<RetryBudgetParams>,
+    /// Whether the client's own retries stop when it is told "overloaded, don't retry".
+    pub heeds_dont_retry: bool,
     /// What the gateway does for this route in particular.
     pub route: RoutePolicies,
 }
@@ -50,6 +52,7 @@ impl Default for Traffic {
             idempotent: Ratio::ONE,
             retry: None,
             retry_budget: None,
+            heeds_dont_retry: false,
             route: RoutePolicies::default(),
         }
     }

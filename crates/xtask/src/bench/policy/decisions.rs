@@ -4,17 +4,19 @@ use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use model::{Instant, Ratio, Retry, Verdict};
+use model::{Criticality, Instant, Ratio, Retry, Verdict};
 use policy::attempts::{Facts, Failure, RetryPolicyParams, decide};
 use policy::backoff::{self, BackoffParams};
 use policy::breaker::{Breaker, BreakerParams, CallEnd, Force};
 use policy::budget::{RetryBudget, RetryBudgetParams};
 use policy::bulkhead::{Admission, Bulkhead, BulkheadParams};
+use policy::callers::{Callers, RetryAdviceParams};
 use policy::deadline;
 use policy::ejection::Streak;
 use policy::hedge::{HedgeParams, HedgeTimer};
 use policy::rate_limit::{RateLimitParams, RateLimiter};
 use policy::split::Split;
+use policy::throttle::{Throttle, ThrottleParams};
 use policy::{Ended, Endpoint, Report};
 
 use super::{Bench, THREADS, Turn};
@@ -29,6 +31,7 @@ pub(super) fn on_the_way(bench: &mut Bench) {
     breaker(bench);
     retries(bench);
     limits(bench);
+    throttles(bench);
     hedging(bench);
     deadlines(bench);
     placement(bench);
@@ -153,6 +156,24 @@ fn limits(bench: &mut Bench) {
             limiter.try_take(turn.now, customer, 1.0).is_ok()
         });
     }
+}
+
+fn throttles(bench: &mut Bench) {
+    for (name, accepts) in [("all accepted", true), ("none accepted", false)] {
+        let throttle = Throttle::new(&ThrottleParams::default(), THREADS, START);
+        bench.measure(&format!("throttle: send, {name}"), |turn| {
+            let sent = throttle.try_send(turn.shard, Criticality::Critical, turn.now, turn.rng);
+            if accepts && sent.is_ok() {
+                throttle.on_accept(turn.shard, Criticality::Critical, turn.now);
+            }
+            sent
+        });
+    }
+    let callers = Callers::new(&RetryAdviceParams::default(), THREADS, START);
+    bench.measure("callers: count an attempt and advise", |turn| {
+        callers.on_request(turn.shard, (turn.nth % 8) as u32, turn.now);
+        callers.advice(turn.now)
+    });
 }
 
 fn hedging(bench: &mut Bench) {

@@ -1,0 +1,244 @@
+//! Adaptive concurrency limit: as many requests as a service can work on, found by watching it.
+
+mod law;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use core::time::Duration;
+
+use model::Instant;
+use serde::{Deserialize, Serialize};
+
+use crate::backoff::nanos;
+use crate::sharded::{Padded, Sharded};
+use law::{Law, Window};
+
+/// Between which numbers the limit is sought. They are guards, not settings: the limit finds itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitParams {
+    /// Requests under way that are always allowed.
+    pub min: u32,
+    /// Requests under way that are never exceeded.
+    pub max: u32,
+    /// Where the search begins.
+    pub initial: u32,
+}
+
+impl Default for LimitParams {
+    fn default() -> Self {
+        Self { min: 2, max: 10_000, initial: 20 }
+    }
+}
+
+/// More places than any process has connections.
+const LIMIT_MAX: u32 = 1 << 24;
+
+impl LimitParams {
+    /// What is senseless, field by field.
+    #[must_use]
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let mut wrong = Vec::new();
+        if self.min == 0 {
+            wrong.push(("min", "must be at least 1: with 0 the limit could close for good".into()));
+        }
+        if !(self.min..=LIMIT_MAX).contains(&self.max) {
+            wrong
+                .push(("max", alloc::format!("must be at least min and at most {LIMIT_MAX}, such as 10000")));
+        }
+        if !(self.min..=self.max).contains(&self.initial) {
+            wrong.push(("initial", "must lie between min and max".into()));
+        }
+        wrong
+    }
+}
+
+/// What one worker saw since the window began.
+#[derive(Debug, Default)]
+struct Seen {
+    answered: AtomicU32,
+    dropped: AtomicU32,
+    /// Sum of [`law::log`] of the latencies.
+    logs: AtomicU64,
+}
+
+/// Finds the concurrency at which a service gives what it can without making its callers wait for one another.
+///
+/// It learns the service's *base* latency (what an answer takes when nobody queues) and holds the latency at 1.5
+/// times that: less means that there is room, more means that requests wait inside the service. While the limit
+/// binds, it now and then cuts itself to see what happens. Latency that falls with the cut was queueing, and it
+/// cuts on; latency that does not is the service's own and becomes the new base. So a service that slows down for its
+/// own reasons keeps its places, and one that is flooded before anything was learned finds its base too.
+///
+/// Bounds: between `min` and `max`, and one step changes it by at most a half up and four tenths down. It moves only on
+/// evidence: without enough samples nothing changes, and traffic that does not reach the limit moves it neither way.
+/// A dropped request (time-out, refusal for overload) counts as one sixteen times slower than the base, whatever time
+/// it took; while most are dropped the limit only falls. Typical latency is the mean of logarithms, because
+/// a mean of heavy-tailed latencies says little. Fails towards letting requests in: nothing is cut before a window of
+/// samples shows why. What was compared is in `docs/adr/0007-adaptive-limit.md`.
+///
+/// Shared by all workers of the process: a sample costs two additions on the worker's own cache lines.
+///
+/// Source: Little's law; BBR (Cardwell et al. 2016) for seeking rate and base latency apart; Netflix
+/// concurrency-limits (`Gradient2Limit`) for the gradient.
+#[derive(Debug)]
+pub struct AdaptiveLimit {
+    limit: Padded<Current>,
+    seen: Sharded<Seen>,
+    /// Somebody judges the window; others need not.
+    judging: AtomicBool,
+    law: law::Cell,
+    min: AtomicU32,
+    max: AtomicU32,
+}
+
+/// What every request reads and hardly any writes.
+#[derive(Debug, Default)]
+struct Current {
+    limit: AtomicU32,
+    /// Somebody had to wait or was refused since the window began.
+    bound: AtomicBool,
+    /// Samples count from here on: what ends before was sent under another limit.
+    begin: AtomicU64,
+    judge_at: AtomicU64,
+    latency: AtomicU64,
+    base: AtomicU64,
+}
+
+impl AdaptiveLimit {
+    /// A limit shared by `workers` workers that has seen nothing at `now`.
+    #[must_use]
+    pub fn new(params: &LimitParams, workers: usize, now: Instant) -> Self {
+        let limit = Self {
+            limit: Padded::default(),
+            seen: Sharded::new(workers),
+            judging: AtomicBool::new(false),
+            law: law::Cell::new(Law::new(params.initial)),
+            min: AtomicU32::new(params.min),
+            max: AtomicU32::new(params.max),
+        };
+        limit.reconfigure(params);
+        let current = &limit.limit.0;
+        current.limit.store(params.initial.clamp(params.min.max(1), params.max.max(1)), Relaxed);
+        current.begin.store(now.as_nanos(), Relaxed);
+        current.judge_at.store(now.as_nanos(), Relaxed);
+        limit
+    }
+
+    /// Requests that may be under way.
+    #[must_use]
+    pub fn get(&self) -> u32 {
+        self.limit.0.limit.load(Relaxed)
+    }
+
+    /// What an answer typically takes at present; zero while unknown.
+    #[must_use]
+    pub fn latency(&self) -> Duration {
+        Duration::from_nanos(self.limit.0.latency.load(Relaxed))
+    }
+
+    /// What an answer typically takes when nobody queues; zero while unknown.
+    #[must_use]
+    pub fn base_latency(&self) -> Duration {
+        Duration::from_nanos(self.limit.0.base.load(Relaxed))
+    }
+
+    /// Other guards; what was learned stays.
+    pub fn reconfigure(&self, params: &LimitParams) {
+        let (min, max) = (params.min.max(1), params.max.max(params.min).max(1));
+        self.min.store(min, Relaxed);
+        self.max.store(max, Relaxed);
+        let limit = self.get();
+        self.limit.0.limit.store(limit.clamp(min, max), Relaxed);
+    }
+
+    /// A request had to wait, or was refused, because of the limit: without this, the limit does not grow.
+    pub fn on_bound(&self) {
+        let bound = &self.limit.0.bound;
+        if !bound.load(Relaxed) {
+            bound.store(true, Relaxed);
+        }
+    }
+
+    /// A request was answered `latency` after it was sent. Answers whether the limit changed.
+    pub fn on_answer(&self, shard: usize, now: Instant, latency: Duration) -> bool {
+        self.on_end(shard, now, Some(nanos(latency)))
+    }
+
+    /// A request timed out or was refused by the service for overload. Answers whether the limit changed.
+    pub fn on_dropped(&self, shard: usize, now: Instant) -> bool {
+        self.on_end(shard, now, None)
+    }
+
+    fn on_end(&self, shard: usize, now: Instant, latency: Option<u64>) -> bool {
+        let current = &self.limit.0;
+        let now = now.as_nanos();
+        if now < current.begin.load(Relaxed) {
+            return false;
+        }
+        let seen = self.seen.get(shard);
+        match latency {
+            Some(latency) => {
+                seen.logs.fetch_add(law::log(latency), Relaxed);
+                seen.answered.fetch_add(1, Relaxed);
+            }
+            None => {
+                seen.dropped.fetch_add(1, Relaxed);
+            }
+        }
+        now >= current.judge_at.load(Relaxed) && !self.judging.swap(true, Acquire) && {
+            let changed = self.judge(now);
+            self.judging.store(false, Release);
+            changed
+        }
+    }
+
+    /// Ends the window when it holds enough.
+    fn judge(&self, now: u64) -> bool {
+        let current = &self.limit.0;
+        let (mut answered, mut dropped, mut logs) = (0u64, 0u64, 0u64);
+        for seen in self.seen.iter() {
+            answered += u64::from(seen.answered.load(Relaxed));
+            dropped += u64::from(seen.dropped.load(Relaxed));
+            logs += seen.logs.load(Relaxed);
+        }
+        let begin = current.begin.load(Relaxed);
+        let window = Window {
+            answered,
+            dropped,
+            logs,
+            bound: current.bound.load(Relaxed),
+            lasted: now.saturating_sub(begin),
+        };
+        let mut law = self.law.load();
+        let (next, changed) = match law.verdict(&window) {
+            law::Verdict::Early(wait) => {
+                current.judge_at.store(now.saturating_add(wait), Relaxed);
+                return false;
+            }
+            law::Verdict::Stale => (now, false),
+            law::Verdict::Enough => {
+                let settle = law.step(&window, self.min.load(Relaxed), self.max.load(Relaxed));
+                self.law.store(&law);
+                current.latency.store(law.latency() as u64, Relaxed);
+                current.base.store(law.base() as u64, Relaxed);
+                let limit = law.limit();
+                (now.saturating_add(settle), current.limit.swap(limit, Relaxed) != limit)
+            }
+        };
+        for seen in self.seen.iter() {
+            seen.answered.store(0, Relaxed);
+            seen.dropped.store(0, Relaxed);
+            seen.logs.store(0, Relaxed);
+        }
+        current.bound.store(false, Relaxed);
+        current.begin.store(next, Relaxed);
+        current.judge_at.store(next, Relaxed);
+        changed
+    }
+}

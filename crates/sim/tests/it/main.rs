@@ -1,0 +1,3 @@
+//! Whole runs, as a user would make them.
+
+mod replay;
