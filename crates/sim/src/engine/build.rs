@@ -1,5 +1,7 @@
 //! A world at its beginning.
 
+use std::time::Duration;
+
 use model::{Instant, Span};
 use policy::Rng;
 use policy::budget::RetryBudget;
@@ -41,7 +43,7 @@ impl World {
         world.add_sources(scenario);
         world.plan_faults();
         world.plan_pauses();
-        world.plan_sample();
+        world.plan_sample(Instant::ORIGIN.after(world.slot).before(Duration::from_nanos(1)));
         for road in 0..world.roads.len() {
             world.plan_control(road as u32);
         }
@@ -128,14 +130,14 @@ impl World {
             Arrival::Herd { count, at, within } => {
                 let within = span_nanos(*within);
                 for _ in 0..*count {
-                    let delay = std::time::Duration::from_nanos(source.rng.u64(0..=within));
+                    let delay = Duration::from_nanos(source.rng.u64(0..=within));
                     self.queue.plan(Instant::ORIGIN.after(at.get()).after(delay), Event::Arrive { traffic });
                 }
             }
             Arrival::Closed { think } => {
                 let within = span_nanos(*think);
                 for client in 0..source.params.clients {
-                    let delay = std::time::Duration::from_nanos(source.rng.u64(0..=within));
+                    let delay = Duration::from_nanos(source.rng.u64(0..=within));
                     self.queue.plan(Instant::ORIGIN.after(delay), Event::Thought { traffic, client });
                 }
             }
@@ -165,7 +167,7 @@ impl World {
         for server in 0..self.servers.len() as u32 {
             let service = self.servers[server as usize].service as usize;
             if let Some(pauses) = &self.services[service].backend.pauses {
-                let first = std::time::Duration::from_nanos(self.rng.u64(0..=span_nanos(pauses.every)));
+                let first = Duration::from_nanos(self.rng.u64(0..=span_nanos(pauses.every)));
                 self.queue.plan(Instant::ORIGIN.after(first), Event::Pause { server, begins: true });
             }
         }

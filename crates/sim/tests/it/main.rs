@@ -1,3 +1,4 @@
 //! Whole runs, as a user would make them.
 
+mod published;
 mod replay;
