@@ -96,7 +96,8 @@ impl World {
         };
         *place = Some(attempt);
         let server = road.members[picked.member as usize].server - service.first;
-        self.recorder.on_attempt(self.now, road.service as usize, server as usize, !edge);
+        let who = call.way.who();
+        self.recorder.on_attempt(self.now, who, road.service as usize, server as usize, !edge);
         self.queue.plan(self.now.after(self.network), Event::Reach { call: id, number });
         let over = over.min(call.deadline.instant());
         // Who leaves no later than that ends the attempt by leaving.

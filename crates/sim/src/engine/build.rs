@@ -20,6 +20,7 @@ impl World {
             now: Instant::ORIGIN,
             end: Instant::ORIGIN.after(scenario.duration.get()),
             network: scenario.network.get(),
+            slot: scenario.slot.get(),
             gateways: scenario.gateways,
             queue: Queue::default(),
             recorder: Recorder::new(scenario),
@@ -40,6 +41,7 @@ impl World {
         world.add_sources(scenario);
         world.plan_faults();
         world.plan_pauses();
+        world.plan_sample();
         for road in 0..world.roads.len() {
             world.plan_control(road as u32);
         }

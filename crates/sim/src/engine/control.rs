@@ -1,5 +1,7 @@
 //! What callers do beside requests: eject, check health, probe for load.
 
+use std::time::Duration;
+
 use model::Instant;
 
 use super::World;
@@ -61,6 +63,35 @@ impl World {
             road.members[member as usize].endpoint.on_report(self.now, &report);
             road.balancer.on_probe(member);
         }
+    }
+
+    /// Near the end of each slot of the report.
+    pub(super) fn plan_sample(&mut self) {
+        let at = self.now.after(self.slot);
+        if at <= self.end {
+            self.queue.plan(at.before(Duration::from_nanos(1)), Event::Sample);
+        }
+    }
+
+    /// Requests under way and adaptive limits, over all callers that clients have to do with.
+    pub(super) fn on_sample(&mut self) {
+        let edges = self.sources.iter().map(|source| (source.roads, source.callers));
+        let mut edges: Vec<_> = edges.collect();
+        // Traffics that go through the same gateways share their roads.
+        edges.sort_unstable();
+        edges.dedup();
+        let roads = edges.into_iter().flat_map(|(first, count)| first..first + count);
+        let admissions = roads.filter_map(|road| self.roads[road as usize].admission.as_ref());
+        let (mut active, mut limit) = (0.0, 0.0);
+        for admission in admissions {
+            active += f64::from(admission.active());
+            limit += f64::from(admission.limit());
+        }
+        if limit > 0.0 {
+            self.recorder.on_load(self.now, active, limit);
+        }
+        self.now = self.now.after(Duration::from_nanos(1));
+        self.plan_sample();
     }
 
     fn sign(&self, server: u32) -> Sign {

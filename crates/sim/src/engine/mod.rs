@@ -180,6 +180,7 @@ struct World {
     /// When traffic stops.
     end: Instant,
     network: std::time::Duration,
+    slot: std::time::Duration,
     gateways: u32,
     queue: Queue,
     recorder: Recorder,
@@ -217,6 +218,7 @@ impl World {
             Event::Fault { step } => self.on_fault(step),
             Event::Control { road } => self.on_control(road),
             Event::Checked { road, member, ok } => self.on_checked(road, member, ok),
+            Event::Sample => self.on_sample(),
             Event::Probed { road, member } => self.on_probed(road, member),
         }
     }

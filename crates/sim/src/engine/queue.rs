@@ -44,6 +44,8 @@ pub(crate) enum Event {
     Control { road: u32 },
     /// A health check is answered.
     Checked { road: u32, member: u32, ok: bool },
+    /// The load under adaptive limits is taken down.
+    Sample,
     /// A probe for load is answered.
     Probed { road: u32, member: u32 },
 }
