@@ -52,7 +52,10 @@ mod tests {
         for Shipped { name, text } in LIBRARY {
             let played = scenario::find(name).unwrap_or_else(|failure| panic!("{failure}"));
             assert_eq!(played.scenario.title, title(text), "{name}");
-            assert!((10..=80).contains(&played.scenario.title.chars().count()), "{name}: the title is its description");
+            assert!(
+                (10..=80).contains(&played.scenario.title.chars().count()),
+                "{name}: the title is its description"
+            );
         }
     }
 }

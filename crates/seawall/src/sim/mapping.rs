@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ::config::{Source, load_verbatim, nearest};
+use ::sim::Scenario;
+use ::sim::scenario::{ClassShare, RoutePolicies, ServicePolicies};
 use gateway::config::{Action, Config, Route, Service};
 use serde_json::Value;
-use sim::Scenario;
-use sim::scenario::{ClassShare, RoutePolicies, ServicePolicies};
 
 use super::scenario::Played;
 use crate::cli::Failure;
@@ -29,15 +29,25 @@ const SOURCES: [&str; 3] = ["endpoints", "dns", "file"];
 pub(super) fn put_in_place(played: &mut Played, file: &Path, service: Option<&str>) -> Result<(), Failure> {
     let loaded = config::check(file).map_err(|errors| Failure::Input(errors.to_string()))?;
     let gateway = loaded.config().gateway();
-    let name = file.file_name().map_or_else(|| file.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let name = file
+        .file_name()
+        .map_or_else(|| file.display().to_string(), |name| name.to_string_lossy().into_owned());
     let refuse = |message: String| Failure::Input(format!("{}: {message}", file.display()));
     let pairs = pairs(&played.scenario, &gateway, service).map_err(refuse)?;
 
-    let mut notes = vec![format!("policies of {} are those of {name}", listed(pairs.iter().map(|(simulated, _)| simulated)))];
+    let mut notes = vec![format!(
+        "policies of {} are those of {name}",
+        listed(pairs.iter().map(|(simulated, _)| simulated))
+    )];
     for (simulated, configured) in &pairs {
         carry_over(&mut played.scenario, simulated, configured, &gateway, &mut notes);
     }
-    let rest: Vec<_> = played.scenario.services.keys().filter(|name| !pairs.iter().any(|(known, _)| known == *name)).collect();
+    let rest: Vec<_> = played
+        .scenario
+        .services
+        .keys()
+        .filter(|name| !pairs.iter().any(|(known, _)| known == *name))
+        .collect();
     if !rest.is_empty() {
         notes.push(format!("{} stays as the scenario says: it is not in {name}", listed(rest.into_iter())));
     }
@@ -56,10 +66,18 @@ pub(super) fn put_in_place(played: &mut Played, file: &Path, service: Option<&st
     }
 
     // What fits the scenario's own fleet need not fit this one: an endpoint that a fault names may not be there.
-    let source = Source::new(&played.name, serde_json::to_string(&played.scenario).expect("a scenario is plain data"));
+    let source =
+        Source::new(&played.name, serde_json::to_string(&played.scenario).expect("a scenario is plain data"));
     if let Err(errors) = load_verbatim::<Scenario>(&source) {
-        let errors: Vec<_> = errors.iter().map(|error| format!("{}: {}; {}", error.path, error.message, error.remedy)).collect();
-        return Err(refuse(format!("the scenario {} does not fit this configuration: {}", played.name, errors.join("\n"))));
+        let errors: Vec<_> = errors
+            .iter()
+            .map(|error| format!("{}: {}; {}", error.path, error.message, error.remedy))
+            .collect();
+        return Err(refuse(format!(
+            "the scenario {} does not fit this configuration: {}",
+            played.name,
+            errors.join("\n")
+        )));
     }
     played.name = format!("{} with {name}", played.name);
     played.notes.extend(notes);
@@ -67,7 +85,11 @@ pub(super) fn put_in_place(played: &mut Played, file: &Path, service: Option<&st
 }
 
 /// Which service of the scenario is which of the configuration.
-fn pairs(scenario: &Scenario, gateway: &Config, service: Option<&str>) -> Result<Vec<(String, String)>, String> {
+fn pairs(
+    scenario: &Scenario,
+    gateway: &Config,
+    service: Option<&str>,
+) -> Result<Vec<(String, String)>, String> {
     let configured = || gateway.services.keys().map(String::as_str);
     if let Some(service) = service
         && !gateway.services.contains_key(service)
@@ -109,7 +131,13 @@ fn pairs(scenario: &Scenario, gateway: &Config, service: Option<&str>) -> Result
     }
 }
 
-fn carry_over(scenario: &mut Scenario, simulated: &str, configured: &str, gateway: &Config, notes: &mut Vec<String>) {
+fn carry_over(
+    scenario: &mut Scenario,
+    simulated: &str,
+    configured: &str,
+    gateway: &Config,
+    notes: &mut Vec<String>,
+) {
     let Some(service) = gateway.services.get(configured) else { return };
     if let Some(target) = scenario.services.get_mut(simulated) {
         match u32::try_from(service.endpoints.len()) {
@@ -120,9 +148,12 @@ fn carry_over(scenario: &mut Scenario, simulated: &str, configured: &str, gatewa
             )),
         }
         if service.endpoints.windows(2).any(|pair| pair[0].weight != pair[1].weight) {
-            notes.push(format!("{configured}: its endpoints have different weights; they are simulated with equal ones"));
+            notes.push(format!(
+                "{configured}: its endpoints have different weights; they are simulated with equal ones"
+            ));
         }
-        target.policies = policies(service, &mut |key| notes.push(format!("{configured}: {key} is not simulated")));
+        target.policies =
+            policies(service, &mut |key| notes.push(format!("{configured}: {key} is not simulated")));
     }
     for (name, traffic) in scenario.traffic.iter_mut().filter(|(_, traffic)| traffic.service == simulated) {
         let Some((route, others)) = route(name, configured, &gateway.routes) else {
@@ -144,7 +175,9 @@ fn carry_over(scenario: &mut Scenario, simulated: &str, configured: &str, gatewa
         };
         match (route.criticality, traffic.classes.as_mut_slice()) {
             (Some(class), [only]) => *only = ClassShare { class, share: only.share },
-            (Some(class), _) => notes.push(format!("traffic {name}: keeps its mix of classes instead of the route's {class}")),
+            (Some(class), _) => {
+                notes.push(format!("traffic {name}: keeps its mix of classes instead of the route's {class}"))
+            }
             (None, _) => {}
         }
     }
@@ -168,7 +201,9 @@ fn policies(service: &Service, lost: &mut dyn FnMut(&str)) -> ServicePolicies {
     let [theirs, default] = [service, &default].map(plain);
     let mut known = plain(&ServicePolicies::default());
     let mut inner = plain(&ServicePolicies { health: Some(Default::default()), ..Default::default() });
-    let (Value::Object(theirs), Value::Object(known)) = (theirs, &mut known) else { return ServicePolicies::default() };
+    let (Value::Object(theirs), Value::Object(known)) = (theirs, &mut known) else {
+        return ServicePolicies::default();
+    };
     for (key, value) in theirs {
         if SOURCES.contains(&key.as_str()) {
             continue;
@@ -195,7 +230,8 @@ fn policies(service: &Service, lost: &mut dyn FnMut(&str)) -> ServicePolicies {
         };
         known.insert(key, value);
     }
-    serde_json::from_value(Value::Object(std::mem::take(known))).expect("the same names mean the same in both")
+    serde_json::from_value(Value::Object(std::mem::take(known)))
+        .expect("the same names mean the same in both")
 }
 
 fn plain(value: &impl serde::Serialize) -> Value {
@@ -222,7 +258,10 @@ mod tests {
         let simulator_only = ["enabled", "endpoint_breaker_per_route", "hedge"];
         let [theirs, ours] = [plain(&Service::default()), plain(&ServicePolicies::default())];
         for key in ours.as_object().unwrap().keys() {
-            assert!(theirs.get(key).is_some() || simulator_only.contains(&key.as_str()), "{key} cannot be configured");
+            assert!(
+                theirs.get(key).is_some() || simulator_only.contains(&key.as_str()),
+                "{key} cannot be configured"
+            );
         }
         let mut lost = Vec::new();
         let service = service(

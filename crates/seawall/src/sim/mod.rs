@@ -8,11 +8,11 @@ mod sweep;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use ::sim::report::{Paint, Run, comparison, page, picture, sweep as rows, text};
+use ::sim::{Report, Scenario};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
-use sim::report::{Paint, Run, comparison, page, picture, sweep as rows, text};
-use sim::{Report, Scenario};
 
 use crate::cli::{Failure, say};
 use scenario::Played;
@@ -96,7 +96,7 @@ fn prepare(args: &SimArgs, name: &str, config: Option<&Path>) -> Result<Played, 
 }
 
 fn play(scenario: &Scenario, notes: &[String]) -> Report {
-    let mut report = sim::run(scenario);
+    let mut report = ::sim::run(scenario);
     report.notes.extend_from_slice(notes);
     report
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ::config::{Environment, Source, load, nearest};
-use sim::Scenario;
+use ::sim::Scenario;
 
 use super::library::LIBRARY;
 use crate::cli::Failure;

@@ -1,8 +1,8 @@
 //! One scenario, several values of one key.
 
 use ::config::{Source, load_verbatim, nearest};
+use ::sim::Scenario;
 use serde_json::{Map, Value};
-use sim::Scenario;
 
 use crate::cli::Failure;
 
@@ -28,7 +28,9 @@ impl Sweep {
     /// Reads `key=a,b,c`.
     pub(super) fn parse(text: &str, scenario: &Scenario) -> Result<Self, Failure> {
         let refuse = |message: String| Failure::Input(format!("--sweep: {message}"));
-        let Some((key, values)) = text.split_once('=').filter(|(key, values)| !key.is_empty() && !values.is_empty()) else {
+        let Some((key, values)) =
+            text.split_once('=').filter(|(key, values)| !key.is_empty() && !values.is_empty())
+        else {
             return Err(refuse(format!(
                 "`{text}` is not a key and its values; write them like retry_budget.ratio=0,0.1,0.5"
             )));
@@ -111,10 +113,14 @@ fn exists(tree: &Value, path: &[String]) -> bool {
     match (path, tree) {
         ([], _) => true,
         (_, Value::Null) => true,
-        ([key, rest @ ..], Value::Object(entries)) => entries.get(key).is_some_and(|value| exists(value, rest)),
-        ([key, rest @ ..], Value::Array(items)) => {
-            key.parse::<usize>().ok().and_then(|index| items.get(index)).is_some_and(|value| exists(value, rest))
+        ([key, rest @ ..], Value::Object(entries)) => {
+            entries.get(key).is_some_and(|value| exists(value, rest))
         }
+        ([key, rest @ ..], Value::Array(items)) => key
+            .parse::<usize>()
+            .ok()
+            .and_then(|index| items.get(index))
+            .is_some_and(|value| exists(value, rest)),
         _ => false,
     }
 }
@@ -145,7 +151,8 @@ fn unknown(tree: &Value, key: &str) -> String {
     for shorthand in SHORTHANDS {
         for prefix in expand(tree, shorthand) {
             let prefix = format!("{}.", prefix.join("."));
-            let short: Vec<_> = known.iter().filter_map(|path| path.strip_prefix(&prefix).map(str::to_owned)).collect();
+            let short: Vec<_> =
+                known.iter().filter_map(|path| path.strip_prefix(&prefix).map(str::to_owned)).collect();
             known.extend(short);
         }
     }
@@ -166,7 +173,9 @@ fn paths(tree: &Value, prefix: &str, known: &mut Vec<String>) {
     };
     match tree {
         Value::Object(entries) => entries.iter().for_each(|(key, value)| add(key, value)),
-        Value::Array(items) => items.iter().enumerate().for_each(|(index, value)| add(&index.to_string(), value)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, value)| add(&index.to_string(), value))
+        }
         _ => {}
     }
 }
@@ -176,7 +185,8 @@ mod tests {
     use super::*;
 
     fn scenario() -> Scenario {
-        let text = "{duration: 10s, traffic: {web: {service: cart}}, services: {cart: {endpoints: 4}, stock: {}}}";
+        let text =
+            "{duration: 10s, traffic: {web: {service: cart}}, services: {cart: {endpoints: 4}, stock: {}}}";
         let source = Source::new("test", text);
         load_verbatim::<Scenario>(&source).unwrap_or_else(|errors| panic!("{errors}")).value
     }
@@ -188,11 +198,17 @@ mod tests {
     #[test]
     fn a_full_key_sets_one_place_and_a_short_one_every_service() {
         let sweep = Sweep::parse("services.cart.endpoints=1,8", &scenario()).unwrap();
-        let endpoints: Vec<_> = sweep.scenarios.iter().map(|(_, scenario)| scenario.services["cart"].endpoints).collect();
-        assert_eq!((endpoints.as_slice(), sweep.set.as_slice()), (&[1, 8][..], &["services.cart.endpoints".to_owned()][..]));
+        let endpoints: Vec<_> =
+            sweep.scenarios.iter().map(|(_, scenario)| scenario.services["cart"].endpoints).collect();
+        assert_eq!(
+            (endpoints.as_slice(), sweep.set.as_slice()),
+            (&[1, 8][..], &["services.cart.endpoints".to_owned()][..])
+        );
 
         let sweep = Sweep::parse("retry_budget.ratio=0.5", &scenario()).unwrap();
-        let of = |name: &str| sweep.scenarios[0].1.services[name].policies.retry_budget.as_ref().unwrap().ratio.get();
+        let of = |name: &str| {
+            sweep.scenarios[0].1.services[name].policies.retry_budget.as_ref().unwrap().ratio.get()
+        };
         assert_eq!((of("cart"), of("stock"), sweep.set.len()), (0.5, 0.5, 2));
         assert_eq!(Sweep::parse("clients=7", &scenario()).unwrap().scenarios[0].1.traffic["web"].clients, 7);
         assert_eq!(Sweep::parse("duration=5s,20s", &scenario()).unwrap().scenarios.len(), 2);

@@ -258,7 +258,8 @@ impl Recorder {
         self.services[service].refusals += 1;
     }
 
-    /// How many requests are under way where an adaptive limit holds, and that limit. The last word in a slot counts.
+    /// How many requests are under way where adaptive limits hold, and the sum of these limits. The last word in a slot
+    /// counts.
     pub fn on_load(&mut self, now: Instant, active: f64, limit: f64) {
         if let Some(slot) = self.slot(now) {
             slot.load = Some((active, limit));
