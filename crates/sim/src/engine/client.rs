@@ -15,7 +15,7 @@ impl World {
     /// A request arrives, and the next one of its traffic is planned.
     pub(super) fn on_arrival(&mut self, traffic: u32) {
         let source = &mut self.sources[traffic as usize];
-        let client = source.rng.u32(..source.params.clients);
+        let client = source.arrivals.u32(..source.params.clients);
         if !matches!(source.params.arrival, Arrival::Herd { .. }) {
             self.plan_next_arrival(traffic);
         }
@@ -25,7 +25,9 @@ impl World {
     pub(super) fn plan_next_arrival(&mut self, traffic: u32) {
         let source = &mut self.sources[traffic as usize];
         let params = &source.params;
-        if let Some(at) = arrivals::next(&params.arrival, params.even, self.now, self.end, &mut source.rng) {
+        if let Some(at) =
+            arrivals::next(&params.arrival, params.even, self.now, self.end, &mut source.arrivals)
+        {
             self.queue.plan(at, Event::Arrive { traffic });
         }
     }
@@ -39,7 +41,7 @@ impl World {
 
     fn start_request(&mut self, traffic: u32, client: u32) {
         let source = &mut self.sources[traffic as usize];
-        let rng = &mut source.rng;
+        let rng = &mut source.arrivals;
         let mut drawn = rng.f64() * source.shares;
         let classes = &source.params.classes;
         let class = classes.iter().find(|part| {

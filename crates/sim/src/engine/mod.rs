@@ -157,6 +157,9 @@ struct Service {
     /// Its servers are `first..first + count`.
     first: u32,
     count: u32,
+    names: Vec<String>,
+    /// The hashes of the names.
+    keys: Vec<u64>,
     /// Roads of its servers to what they call: server `n`'s road for call `m` is `roads + n × calls + m`.
     roads: u32,
     rng: Rng,
@@ -172,6 +175,8 @@ struct Source {
     budgets: Vec<RetryBudget>,
     shares: f64,
     salt: u64,
+    /// Decides what arrives, and nothing else: whatever policies do, the same requests arrive.
+    arrivals: Rng,
     rng: Rng,
 }
 

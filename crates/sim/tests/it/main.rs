@@ -1,4 +1,5 @@
 //! Whole runs, as a user would make them.
 
+mod library;
 mod published;
 mod replay;

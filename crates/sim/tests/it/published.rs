@@ -109,7 +109,8 @@ fn a_retry_budget_turns_three_times_into_one_and_a_tenth() {
 #[test]
 fn trap_5_stacked_retries_do_not_multiply() {
     let amplification = |policies: &ServicePolicies| {
-        let call = |name: &str| vec![Call { service: name.into(), times: 1, on_miss: false }];
+        let call =
+            |name: &str| vec![Call { service: name.into(), times: 1, on_miss: false, optional: false }];
         let backend = || Backend { workers: 1_000, ..Backend::default() };
         let layer = |calls| Service {
             calls,
@@ -304,7 +305,7 @@ fn hedging_cuts_the_tail_of_wide_reads() {
         // One read in twenty meets a key that takes long.
         let slow_share = Ratio::new(0.00005).unwrap();
         let keys = backend(Distribution::Bimodal { fast: millis(5), slow: millis(1_800), slow_share });
-        let call = Call { service: "keys".into(), times: 1_000, on_miss: false };
+        let call = Call { service: "keys".into(), times: 1_000, on_miss: false, optional: false };
         let reader = Service {
             backend: backend(Distribution::Constant(millis(0))),
             calls: vec![call],
