@@ -204,6 +204,12 @@ fn policies(service: &Service, lost: &mut dyn FnMut(&str)) -> ServicePolicies {
     let (Value::Object(theirs), Value::Object(known)) = (theirs, &mut known) else {
         return ServicePolicies::default();
     };
+    // What the file cannot say the gateway does not do.
+    for (_, policy) in known.iter_mut().filter(|(key, _)| !theirs.contains_key(*key)) {
+        if let Some(enabled) = policy.get_mut("enabled") {
+            *enabled = Value::Bool(false);
+        }
+    }
     for (key, value) in theirs {
         if SOURCES.contains(&key.as_str()) {
             continue;
@@ -254,15 +260,11 @@ mod tests {
 
     #[test]
     fn every_policy_of_a_service_is_carried_over_or_told() {
-        // What only the simulator knows, or what stands at the route in `seawall.yaml`.
-        let simulator_only = ["enabled", "endpoint_breaker_per_route", "hedge"];
+        // What only the simulator knows, what stands at the route in `seawall.yaml`, and what the gateway does not do.
         let [theirs, ours] = [plain(&Service::default()), plain(&ServicePolicies::default())];
-        for key in ours.as_object().unwrap().keys() {
-            assert!(
-                theirs.get(key).is_some() || simulator_only.contains(&key.as_str()),
-                "{key} cannot be configured"
-            );
-        }
+        let ours = ours.as_object().unwrap().keys();
+        let only_ours: Vec<_> = ours.filter(|key| theirs.get(key.as_str()).is_none()).collect();
+        assert_eq!(only_ours, ["admission", "enabled", "endpoint_breaker_per_route", "hedge", "throttle"]);
         let mut lost = Vec::new();
         let service = service(
             "balance: {ring_hash: {key: path}}, panic_below: 0.2, health: {path: /up, interval: 7s}, via: false, \
@@ -276,6 +278,7 @@ mod tests {
         assert_eq!(policies.retry_budget.as_ref(), Some(&service.retry_budget));
         assert_eq!(policies.bulkhead, service.bulkhead);
         assert_eq!(policies.breaker, service.breaker);
+        assert!(policies.enabled && !policies.admission.enabled && !policies.throttle.enabled);
         assert_eq!(policies.timeouts.attempt, service.timeouts.attempt);
         assert_eq!(policies.health.unwrap().interval.to_string(), "7s");
         lost.sort_unstable();

@@ -13,6 +13,7 @@ mod limits;
 mod protect;
 mod rough;
 mod routes;
+mod sim;
 mod strict;
 mod up;
 
