@@ -2,4 +2,5 @@
 
 mod library;
 mod published;
+mod queueing;
 mod replay;
