@@ -1,5 +1,6 @@
 //! A world at its beginning.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use model::{Instant, Span};
@@ -117,6 +118,8 @@ impl World {
                 roads,
                 callers,
                 budgets: budgets.collect(),
+                patience: VecDeque::new(),
+                patience_planned: false,
                 shares: params.classes.iter().map(|part| part.share).sum(),
                 salt: policy::hash(name.as_bytes()),
                 arrivals: Rng::with_seed(policy::seed(scenario.seed, &format!("arrivals {name}"))),

@@ -59,7 +59,7 @@ impl Scenario {
             report.at("timeout").error("nobody waits for an answer", "give a timeout such as 10s");
         }
         let shares = || traffic.classes.iter().map(|part| part.share);
-        if !shares().all(|share| share.is_finite() && share >= 0.0) || !(shares().sum::<f64>() > 0.0) {
+        if !shares().all(|share| share.is_finite() && share >= 0.0) || shares().sum::<f64>() <= 0.0 {
             report
                 .at("classes")
                 .error("the shares of the classes do not add up to anything", "give at least one");
