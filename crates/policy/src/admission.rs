@@ -191,7 +191,7 @@ pub enum End {
 }
 
 /// From this share of what its class may use on, places are short: a customer above its fair share is refused.
-const SHORT: f64 = 0.8;
+const SHORT: f64 = 0.7;
 
 /// Places that are not worth counting by customer: below this share of the limit nobody can be in another's way.
 const UNCOUNTED: f64 = 0.5;
@@ -207,7 +207,7 @@ const HYSTERESIS: f64 = 0.05;
 /// (at most a sixteenth of the limit together), so that far from the bound workers seldom meet on a cache line. A
 /// place that another worker keeps is found when nothing else is left.
 ///
-/// When a class has filled four fifths of its share, a customer that holds more than the places divided by the
+/// When a class has filled seven tenths of its share, a customer that holds more than the places divided by the
 /// number of customers is refused. Customers are hashed to a fixed table of counters; two that share one are taken
 /// for one customer.
 ///

@@ -1,6 +1,8 @@
 //! Adaptive concurrency limit: as many requests as a service can work on, found by watching it.
 
 mod law;
+#[cfg(test)]
+mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -70,17 +72,18 @@ struct Seen {
 
 /// Finds the concurrency at which a service gives what it can without making its callers wait for one another.
 ///
-/// It learns the service's *base* latency (what an answer takes when nobody queues) and holds the latency at 1.5
-/// times that: less means that there is room, more means that requests wait inside the service. While the limit
-/// binds, it now and then cuts itself to see what happens. Latency that falls with the cut was queueing, and it
-/// cuts on; latency that does not is the service's own and becomes the new base. So a service that slows down for its
-/// own reasons keeps its places, and one that is flooded before anything was learned finds its base too.
+/// While the limit binds, it now and then halves itself to see what happens. If answers come as often as before and
+/// faster, those kept out would only have queued inside the service, and it halves again. If not, the places were
+/// needed: what answers then take is the service's *base* latency, and by Little's law the rate that there was needs
+/// so many places as this one does, in proportion; the limit becomes one and a half times that. When it binds and
+/// answers take no longer than the base, it doubles, and goes on while the rate rises or the latency does not. In between
+/// it stays, until the latency changes. So a service that slows down for its own reasons keeps its places, because
+/// halving them would cost answers; and one that is flooded before anything was learned finds its base too.
 ///
-/// Bounds: between `min` and `max`, and one step changes it by at most a half up and four tenths down. It moves only on
-/// evidence: without enough samples nothing changes, and traffic that does not reach the limit moves it neither way.
-/// A dropped request (time-out, refusal for overload) counts as one sixteen times slower than the base, whatever time
-/// it took; while most are dropped the limit only falls. Typical latency is the mean of logarithms, because
-/// a mean of heavy-tailed latencies says little. Fails towards letting requests in: nothing is cut before a window of
+/// Bounds: between `min` and `max`, and one step at most doubles or halves it. It moves only on evidence: without enough
+/// samples nothing changes, and traffic that does not reach the limit moves it neither way. The latency of what was
+/// dropped (time-out, refusal for overload) is never a sample; while more are dropped than answered the limit falls.
+/// Typical latency is the mean of logarithms, because a mean of heavy-tailed latencies says little. Fails towards letting requests in: nothing is cut before a window of
 /// samples shows why. What was compared is in `docs/adr/0007-adaptive-limit.md`.
 ///
 /// Shared by all workers of the process: a sample costs two additions on the worker's own cache lines.
@@ -220,6 +223,11 @@ impl AdaptiveLimit {
                 return false;
             }
             law::Verdict::Stale => (now, false),
+            law::Verdict::Draining => {
+                let wait = law.drain();
+                self.law.store(&law);
+                (now.saturating_add(wait), current.limit.swap(law.limit(), Relaxed) != law.limit())
+            }
             law::Verdict::Enough => {
                 let settle = law.step(&window, self.min.load(Relaxed), self.max.load(Relaxed));
                 self.law.store(&law);

@@ -1,6 +1,8 @@
 //! The line of those who wait for a place.
 
 mod line;
+#[cfg(test)]
+mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -22,8 +24,8 @@ pub struct QueueParams {
     pub waiting_max: u32,
     /// Requests that may wait at once, as a share of the limit, but always a few.
     pub waiting_share: Ratio,
-    /// A wait that is acceptable for longer than a burst, and the longest one under pressure. When absent, half of
-    /// what an answer takes when nobody queues.
+    /// A wait that is acceptable for longer than a burst, and the longest one under pressure. When absent, a quarter
+    /// of what an answer takes when nobody queues.
     pub target: Option<Span>,
     /// The longest wait when there is no pressure.
     pub wait_max: Span,
@@ -92,10 +94,10 @@ const CANDIDATES: usize = 16;
 const WAITING_MIN: u32 = 4;
 
 /// The shortest target that a timer can keep.
-const TARGET_MIN: Duration = Duration::from_millis(1);
+const TARGET_MIN: Duration = Duration::from_micros(250);
 
 /// An interval is this many targets: long enough for a burst to drain.
-const INTERVAL_TARGETS: u32 = 20;
+const INTERVAL_TARGETS: u32 = 5;
 
 /// Counters of waiters by customer.
 const CUSTOMERS: usize = 256;
@@ -103,7 +105,7 @@ const CUSTOMERS: usize = 256;
 /// Who waits for a place of one service, and who is next.
 ///
 /// The highest class is served first, always. Within a class the longest wait is served first while waits are short.
-/// Once somebody has been waiting for longer than the target throughout an interval (20 targets), the line is
+/// Once somebody has been waiting for longer than the target throughout an interval (five targets), the line is
 /// *under pressure*: it will not drain by itself. From then on the newest is served first and nobody waits longer than
 /// the target: some are answered at once and the others told at once, where a fair line would make all of them late.
 /// Pressure ends when the line is empty.
@@ -260,7 +262,7 @@ impl<T> Queue<T> {
     }
 
     fn target(&self, latency: Duration) -> Duration {
-        self.params.target.map_or((latency / 2).max(TARGET_MIN), Span::get)
+        self.params.target.map_or((latency / 4).max(TARGET_MIN), Span::get)
     }
 
     fn wait_max(&self, latency: Duration) -> Duration {
@@ -297,7 +299,9 @@ impl<T> Queue<T> {
             if greed(self.lines.who(slot)) > greed(self.lines.who(best)) { slot } else { best }
         });
         let fair = lowest > who.class || greed(self.lines.who(greediest)) > greed(who) + 1;
-        fair.then_some(greediest)
+        // Under pressure the oldest would not be served any more.
+        let stale = if self.pressure { self.lines.oldest(lowest) } else { None };
+        if fair { Some(greediest) } else { stale }
     }
 
     fn take(&mut self, slot: u32) -> Waiter<T> {

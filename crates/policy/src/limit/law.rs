@@ -9,23 +9,33 @@ const HEADROOM: f64 = 1.5;
 const CUT: f64 = 0.5;
 /// A rate that falls by less after a cut has held.
 const HELD: f64 = 0.85;
+/// A latency that rises by less after a step up has held.
+const NO_SLOWER: f64 = 1.25;
 /// One step up.
 const GROWTH: f64 = 2.0;
 /// A typical latency this many times the usual one, or by which the usual one is as many times higher, is a change.
 const CHANGED: f64 = 1.4;
 /// While the limit binds, it is sought anew after so many windows; twice as many each time that nothing had changed.
-const HOLD: core::ops::RangeInclusive<u32> = 8..=64;
+const HOLD: core::ops::RangeInclusive<u32> = 16..=64;
 /// The limit binds when it keeps out one request in so many that are answered.
 const BINDS: u64 = 20;
 /// A service that drops one request in so many is asked whether fewer at a time would help.
 const DROPS: u64 = 10;
 /// Samples of a window: twice the limit, within these. Few enough to be quick, enough for a rate.
 const SAMPLES: core::ops::RangeInclusive<f64> = 100.0..=500.0;
+/// A step up may be mistaken for less: the next one, or a cut, makes it good.
+const SAMPLES_UP: f64 = 40.0;
 /// A window lasts at least this long, in nanoseconds.
 const SHORTEST: f64 = 2e6;
 /// A window that is not full after this long plus [`STALE_LATENCIES`] is thrown away: its first samples are history.
-const STALE: f64 = 10e9;
+const STALE: f64 = 60e9;
 const STALE_LATENCIES: f64 = 100.0;
+
+/// Looks whether those inside have become few enough.
+const DRAIN_LOOKS: u32 = 16;
+
+/// No change is waited for longer than this, in nanoseconds.
+const SETTLE_MAX: f64 = 10e9;
 
 /// Fractional bits of [`log`].
 const LOG_BITS: u32 = 16;
@@ -78,6 +88,8 @@ pub(super) enum Verdict {
     Early(u64),
     /// It took so long that its beginning says nothing about now.
     Stale,
+    /// The cut does not show yet.
+    Draining,
     Enough,
 }
 
@@ -98,7 +110,7 @@ pub(super) struct Law {
     limit: f64,
     base: f64,
     latency: f64,
-    /// The latency that goes with the limit while it binds; zero until seen.
+    /// Hold: the latency that goes with the limit while it binds; zero until seen. Down, up: the one before.
     usual: f64,
     /// Down, up: the limit and rate to compare with.
     from: f64,
@@ -138,12 +150,13 @@ impl Law {
     }
 
     pub(super) fn verdict(&self, window: &Window) -> Verdict {
-        let wanted = (2.0 * self.limit).clamp(*SAMPLES.start(), *SAMPLES.end());
+        let fewest = if self.phase == Phase::Up || self.base == 0.0 { SAMPLES_UP } else { *SAMPLES.start() };
+        let wanted = (2.0 * self.limit).clamp(fewest, *SAMPLES.end());
         let shortest = SHORTEST.max(self.latency);
         let lasted = window.lasted as f64;
         if self.phase == Phase::Down && window.active > self.limit() {
             // Those who entered before the cut are still inside.
-            Verdict::Stale
+            Verdict::Draining
         } else if (window.answered + window.dropped) as f64 >= wanted && lasted >= shortest {
             Verdict::Enough
         } else if lasted > STALE + STALE_LATENCIES * self.latency {
@@ -158,16 +171,22 @@ impl Law {
         let (min, max) = (f64::from(min), f64::from(max));
         let before = self.limit;
         if window.answered > 0 {
+            let first = self.latency == 0.0;
             self.latency = exp(window.logs as f64 / window.answered as f64);
+            if first {
+                // Of those who began together the quickest end first: this is only how long to wait.
+                return (2.0 * before / window.rate()).min(SETTLE_MAX) as u64;
+            }
             if self.base == 0.0 {
                 self.base = self.latency;
+                self.hold = *HOLD.start();
             }
         }
         if window.dropped > window.answered {
             // Nothing to learn from but that it is too much.
             self.limit *= CUT;
             self.settle(true);
-        } else {
+        } else if self.base > 0.0 {
             match self.phase {
                 Phase::Hold => self.watch(window, min),
                 Phase::Down => self.after_cut(window, min),
@@ -177,7 +196,22 @@ impl Law {
         self.limit = self.limit.clamp(min, max);
         let unchanged = (self.limit / before - 1.0).abs() < 0.05;
         // Little's law: what is inside leaves within this time, on average.
-        if unchanged || window.answered == 0 { 0 } else { (before / window.rate()).min(1e10) as u64 }
+        if unchanged || window.answered == 0 {
+            0
+        } else {
+            (before.max(self.limit) / window.rate()).min(SETTLE_MAX) as u64
+        }
+    }
+
+    /// Waits for those inside to become as few as the cut wants; answers for how many nanoseconds. Requests that take very
+    /// long would keep everybody else out meanwhile: after four times what is usual the cut is taken back.
+    pub(super) fn drain(&mut self) -> u64 {
+        self.hold = self.hold.saturating_sub(1);
+        if self.hold == 0 {
+            self.limit = self.from;
+            self.settle(false);
+        }
+        (4.0 * self.from / self.rate / f64::from(DRAIN_LOOKS)).clamp(SHORTEST, SETTLE_MAX) as u64
     }
 
     fn watch(&mut self, window: &Window, min: f64) {
@@ -193,7 +227,8 @@ impl Law {
         let change = self.latency / self.usual;
         self.usual += 0.2 * (self.latency - self.usual);
         let drops = window.dropped * DROPS > window.answered;
-        if change < 1.0 / CHANGED {
+        if change < 1.0 / CHANGED || self.latency < NO_SLOWER * self.base {
+            // Nobody queues although the limit binds: there is room.
             self.turn(Phase::Up, window);
         } else if (change > CHANGED || drops || self.hold == 0) && self.limit > min {
             self.turn(Phase::Down, window);
@@ -206,7 +241,9 @@ impl Law {
     fn turn(&mut self, phase: Phase, window: &Window) {
         self.from = self.limit;
         self.rate = window.rate();
+        self.usual = self.latency;
         self.phase = phase;
+        self.hold = DRAIN_LOOKS;
         self.limit *= if phase == Phase::Up { GROWTH } else { CUT };
     }
 
@@ -220,7 +257,8 @@ impl Law {
     /// The limit was cut. While the rate holds, those kept out would only have queued, and it is cut on.
     fn after_cut(&mut self, window: &Window, min: f64) {
         let rate = window.rate();
-        if window.bound() && rate >= HELD * self.rate && self.limit > min {
+        let faster = self.latency < self.usual * (1.0 + CUT) / 2.0;
+        if window.bound() && faster && rate >= HELD * self.rate && self.limit > min {
             let best = self.rate.max(rate);
             let from = self.from;
             self.turn(Phase::Down, window);
@@ -231,12 +269,12 @@ impl Law {
         self.base = if agrees { (self.base + self.latency) / 2.0 } else { self.latency };
         // Nobody queues now, so as many times more places give as many times more answers, up to what there was.
         let needed = (self.limit * (self.rate / rate).max(1.0)).min(self.from);
-        let (from, best) = (self.from, self.rate);
+        let (from, best, latency) = (self.from, self.rate, self.usual);
         let limit = HEADROOM * needed;
         self.settle((limit / from - 1.0).abs() > 0.3);
         if limit > 1.25 * from {
             // All places were needed: perhaps more are.
-            (self.phase, self.from, self.rate) = (Phase::Up, from, best);
+            (self.phase, self.from, self.rate, self.usual) = (Phase::Up, from, best, latency);
         }
         self.limit = limit;
     }
@@ -244,13 +282,17 @@ impl Law {
     /// The limit was raised. While the rate rises with it, it is raised on.
     fn after_growth(&mut self, window: &Window, max: f64) {
         let (grew, gained) = (self.limit / self.from, window.rate() / self.rate);
+        let rose = gained >= 1.0 + (grew - 1.0) / 2.0 || self.latency < NO_SLOWER * self.usual;
         if !window.bound() {
             self.settle(true);
-        } else if gained >= 1.0 + (grew - 1.0) / 2.0 && self.limit < max {
+        } else if rose && self.limit < max {
             self.turn(Phase::Up, window);
         } else {
-            self.limit = self.from * (HEADROOM * gained.max(1.0)).min(grew);
-            self.settle(grew > 1.25);
+            // What it gained was missing, with its headroom; if nothing, the limit was enough.
+            self.limit = self.from * (2.0 * gained - 1.0).clamp(1.0, grew);
+            let enough = gained < 1.0 / HELD;
+            self.settle(!enough);
+            self.hold = if enough { self.hold.min(2) } else { self.hold };
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use model::{Criticality, Instant, Ratio, Retry, Verdict};
+use model::{Criticality, Deadline, Instant, Ratio, Retry, Verdict};
+use policy::admission::{self, AdmissionParams, End, Entry, Who};
 use policy::attempts::{Facts, Failure, RetryPolicyParams, decide};
 use policy::backoff::{self, BackoffParams};
 use policy::breaker::{Breaker, BreakerParams, CallEnd, Force};
@@ -14,6 +16,8 @@ use policy::callers::{Callers, RetryAdviceParams};
 use policy::deadline;
 use policy::ejection::Streak;
 use policy::hedge::{HedgeParams, HedgeTimer};
+use policy::limit::LimitParams;
+use policy::queue::{Queue, QueueParams, Waiter};
 use policy::rate_limit::{RateLimitParams, RateLimiter};
 use policy::split::Split;
 use policy::throttle::{Throttle, ThrottleParams};
@@ -32,6 +36,7 @@ pub(super) fn on_the_way(bench: &mut Bench) {
     retries(bench);
     limits(bench);
     throttles(bench);
+    admissions(bench);
     hedging(bench);
     deadlines(bench);
     placement(bench);
@@ -173,6 +178,34 @@ fn throttles(bench: &mut Bench) {
     bench.measure("callers: count an attempt and advise", |turn| {
         callers.on_request(turn.shard, (turn.nth % 8) as u32, turn.now);
         callers.advice(turn.now)
+    });
+}
+
+fn admissions(bench: &mut Bench) {
+    let who = Who { class: Criticality::Critical, customer: 4711, deadline: Deadline::NONE };
+    let fixed = |limit, waiting_max| {
+        let limit = LimitParams { min: limit, max: limit, initial: limit };
+        let queue = QueueParams { waiting_max, ..QueueParams::default() };
+        let params = AdmissionParams { limit, queue, ..AdmissionParams::default() };
+        admission::Admission::new(&params, THREADS, START)
+    };
+    let roomy = fixed(1000, 100);
+    bench.measure("admission: enter and leave", |turn| match roomy.try_enter(turn.shard, &who, turn.now) {
+        Entry::Enter(ticket) => roomy.leave(turn.shard, ticket, turn.now, End::Success(LATENCY)),
+        Entry::Wait | Entry::Refuse(_) => false,
+    });
+    let full = fixed(1, 0);
+    let taken = full.try_enter(0, &who, START);
+    bench.measure("admission: refuse at the limit", |turn| {
+        debug_assert!(matches!(taken, Entry::Enter(_)));
+        matches!(full.try_enter(turn.shard, &who, turn.now), Entry::Refuse(_))
+    });
+    // A line belongs to one worker; the locks are never contended.
+    let queues = [(); THREADS].map(|()| Mutex::new(Queue::new(&QueueParams::default())));
+    bench.measure("queue: push and pop", |turn| {
+        let mut queue = queues[turn.shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let pushed = queue.push(turn.now, 100, Waiter { who, value: 1u32 }).is_ok();
+        (pushed, queue.pop(turn.now, LATENCY, |_| Some(()), &mut |_, _| ()).is_some())
     });
 }
 
