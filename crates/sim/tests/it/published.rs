@@ -350,7 +350,6 @@ fn a_spike_of_the_low_class_does_not_touch_the_high_one() {
         arrival: Arrival::Constant { per_sec: 80.0 },
         classes: one_class(Criticality::CriticalPlus),
         timeout: secs(1),
-        customers: 1_000,
         ..Traffic::default()
     };
     let low = Traffic {
