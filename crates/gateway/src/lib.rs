@@ -18,6 +18,7 @@ mod road;
 pub mod router;
 mod run;
 pub mod service;
+pub mod signals;
 mod snapshot;
 
 pub use answer::Reason;

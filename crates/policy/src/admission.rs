@@ -1,6 +1,10 @@
 //! Admission: who gets one of a service's places when there are fewer places than requests.
 
 mod customers;
+#[cfg(test)]
+pub(crate) mod simulation;
+#[cfg(test)]
+mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -292,6 +296,8 @@ impl Admission {
             }
         } else if self.bar(class) == 0 {
             return Entry::Refuse(Shed::Pressure);
+        } else {
+            self.limit.on_kept_out(shard);
         }
         let Ok(before) = self.waiting.0.fetch_update(SeqCst, Relaxed, |waiting| wait(waiting, class)) else {
             return Entry::Refuse(Shed::QueueFull);
@@ -336,8 +342,8 @@ impl Admission {
         }
         let changed = self.settings.enabled.load(Relaxed)
             && match end {
-                End::Success(latency) => self.limit.on_answer(shard, now, latency),
-                End::Dropped => self.limit.on_dropped(shard, now),
+                End::Success(latency) => self.limit.on_answer(shard, now, latency, || self.active()),
+                End::Dropped => self.limit.on_dropped(shard, now, || self.active()),
                 End::Ignored => false,
             };
         if changed {
@@ -424,7 +430,7 @@ impl Admission {
             && self.settings.fair.load(Relaxed);
         if counted && f64::from(given) >= SHORT * f64::from(bar) && self.customers.exceeds(who.customer, bar)
         {
-            self.limit.on_bound();
+            self.limit.on_kept_out(shard);
             return Err(Shed::Customer);
         }
         if self.take_own(shard, given, bar) || self.take_any(bar) {
@@ -434,7 +440,7 @@ impl Admission {
         if bar == 0 {
             return Err(Shed::Pressure);
         }
-        self.limit.on_bound();
+        self.limit.on_kept_out(shard);
         Err(if given < self.bar(0) { Shed::Class } else { Shed::Limit })
     }
 

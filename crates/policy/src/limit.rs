@@ -63,6 +63,7 @@ impl LimitParams {
 struct Seen {
     answered: AtomicU32,
     dropped: AtomicU32,
+    kept_out: AtomicU32,
     /// Sum of [`law::log`] of the latencies.
     logs: AtomicU64,
 }
@@ -101,8 +102,6 @@ pub struct AdaptiveLimit {
 #[derive(Debug, Default)]
 struct Current {
     limit: AtomicU32,
-    /// Somebody had to wait or was refused since the window began.
-    bound: AtomicBool,
     /// Samples count from here on: what ends before was sent under another limit.
     begin: AtomicU64,
     judge_at: AtomicU64,
@@ -118,7 +117,7 @@ impl AdaptiveLimit {
             limit: Padded::default(),
             seen: Sharded::new(workers),
             judging: AtomicBool::new(false),
-            law: law::Cell::new(Law::new(params.initial)),
+            law: law::Cell::new(&Law::new(params.initial)),
             min: AtomicU32::new(params.min),
             max: AtomicU32::new(params.max),
         };
@@ -157,25 +156,29 @@ impl AdaptiveLimit {
         self.limit.0.limit.store(limit.clamp(min, max), Relaxed);
     }
 
-    /// A request had to wait, or was refused, because of the limit: without this, the limit does not grow.
-    pub fn on_bound(&self) {
-        let bound = &self.limit.0.bound;
-        if !bound.load(Relaxed) {
-            bound.store(true, Relaxed);
-        }
+    /// A request had to wait, or was refused, because of the limit: without this, the limit does not move.
+    pub fn on_kept_out(&self, shard: usize) {
+        self.seen.get(shard).kept_out.fetch_add(1, Relaxed);
     }
 
-    /// A request was answered `latency` after it was sent. Answers whether the limit changed.
-    pub fn on_answer(&self, shard: usize, now: Instant, latency: Duration) -> bool {
-        self.on_end(shard, now, Some(nanos(latency)))
+    /// A request was answered `latency` after it was sent. `active` says how many are under way when asked. Answers
+    /// whether the limit changed.
+    pub fn on_answer(
+        &self,
+        shard: usize,
+        now: Instant,
+        latency: Duration,
+        active: impl FnOnce() -> u32,
+    ) -> bool {
+        self.on_end(shard, now, Some(nanos(latency)), active)
     }
 
     /// A request timed out or was refused by the service for overload. Answers whether the limit changed.
-    pub fn on_dropped(&self, shard: usize, now: Instant) -> bool {
-        self.on_end(shard, now, None)
+    pub fn on_dropped(&self, shard: usize, now: Instant, active: impl FnOnce() -> u32) -> bool {
+        self.on_end(shard, now, None, active)
     }
 
-    fn on_end(&self, shard: usize, now: Instant, latency: Option<u64>) -> bool {
+    fn on_end(&self, shard: usize, now: Instant, latency: Option<u64>, active: impl FnOnce() -> u32) -> bool {
         let current = &self.limit.0;
         let now = now.as_nanos();
         if now < current.begin.load(Relaxed) {
@@ -192,29 +195,24 @@ impl AdaptiveLimit {
             }
         }
         now >= current.judge_at.load(Relaxed) && !self.judging.swap(true, Acquire) && {
-            let changed = self.judge(now);
+            let changed = self.judge(now, active());
             self.judging.store(false, Release);
             changed
         }
     }
 
     /// Ends the window when it holds enough.
-    fn judge(&self, now: u64) -> bool {
+    fn judge(&self, now: u64, active: u32) -> bool {
         let current = &self.limit.0;
-        let (mut answered, mut dropped, mut logs) = (0u64, 0u64, 0u64);
+        let (mut answered, mut dropped, mut kept_out, mut logs) = (0u64, 0u64, 0u64, 0u64);
         for seen in self.seen.iter() {
             answered += u64::from(seen.answered.load(Relaxed));
             dropped += u64::from(seen.dropped.load(Relaxed));
+            kept_out += u64::from(seen.kept_out.load(Relaxed));
             logs += seen.logs.load(Relaxed);
         }
-        let begin = current.begin.load(Relaxed);
-        let window = Window {
-            answered,
-            dropped,
-            logs,
-            bound: current.bound.load(Relaxed),
-            lasted: now.saturating_sub(begin),
-        };
+        let lasted = now.saturating_sub(current.begin.load(Relaxed));
+        let window = Window { answered, dropped, logs, kept_out, active, lasted };
         let mut law = self.law.load();
         let (next, changed) = match law.verdict(&window) {
             law::Verdict::Early(wait) => {
@@ -234,9 +232,9 @@ impl AdaptiveLimit {
         for seen in self.seen.iter() {
             seen.answered.store(0, Relaxed);
             seen.dropped.store(0, Relaxed);
+            seen.kept_out.store(0, Relaxed);
             seen.logs.store(0, Relaxed);
         }
-        current.bound.store(false, Relaxed);
         current.begin.store(next, Relaxed);
         current.judge_at.store(next, Relaxed);
         changed

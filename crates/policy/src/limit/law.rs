@@ -2,21 +2,25 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// The latency that is sought, in base latencies. The headroom above 1 lets the limit grow, hides that endpoints are
-/// never used quite evenly, and costs at most half a base latency of waiting inside the service.
+/// Places per place that is needed to give all that the service can: room to see that it can do more, and for endpoints
+/// that are never used quite evenly. Costs half a base latency of waiting inside the service.
 const HEADROOM: f64 = 1.5;
-/// What one cut leaves. With [`HEADROOM`] it leads to nine tenths of what the service works on at once.
-const CUT: f64 = 0.6;
-/// Beyond this, in wanted latencies, it is time to find out why.
-const CONGESTED: f64 = 1.25;
-/// How far from the base a latency may lie and still agree with it.
-const AGREES: core::ops::Range<f64> = 0.85..1.15;
-/// While the limit binds, every so many windows the base is looked at anew.
-const LOOK_EVERY: u32 = 10;
-/// A dropped request is taken for one this many powers of two slower than the base.
-const DROPPED_LOG2: u64 = 4;
-/// Samples of a window: twice the limit, within these. Few enough to be quick, enough for a mean.
-const SAMPLES: core::ops::RangeInclusive<f64> = 50.0..=400.0;
+/// What one cut leaves, half a place of the headroom less than is needed: so that a cut too many shows.
+const CUT: f64 = 0.5;
+/// A rate that falls by less after a cut has held.
+const HELD: f64 = 0.85;
+/// One step up.
+const GROWTH: f64 = 2.0;
+/// A typical latency this many times the usual one, or by which the usual one is as many times higher, is a change.
+const CHANGED: f64 = 1.4;
+/// While the limit binds, it is sought anew after so many windows; twice as many each time that nothing had changed.
+const HOLD: core::ops::RangeInclusive<u32> = 8..=64;
+/// The limit binds when it keeps out one request in so many that are answered.
+const BINDS: u64 = 20;
+/// A service that drops one request in so many is asked whether fewer at a time would help.
+const DROPS: u64 = 10;
+/// Samples of a window: twice the limit, within these. Few enough to be quick, enough for a rate.
+const SAMPLES: core::ops::RangeInclusive<f64> = 100.0..=500.0;
 /// A window lasts at least this long, in nanoseconds.
 const SHORTEST: f64 = 2e6;
 /// A window that is not full after this long plus [`STALE_LATENCIES`] is thrown away: its first samples are history.
@@ -48,22 +52,22 @@ pub(super) struct Window {
     pub(super) dropped: u64,
     /// Sum of the logarithms of the latencies of those answered.
     pub(super) logs: u64,
-    /// Whether the limit kept somebody out.
-    pub(super) bound: bool,
+    /// Those whom the limit kept out, or kept waiting.
+    pub(super) kept_out: u64,
+    /// Requests under way at its end.
+    pub(super) active: u32,
     /// Nanoseconds.
     pub(super) lasted: u64,
 }
 
 impl Window {
-    /// Typical latency in nanoseconds, what was dropped included.
-    fn latency(&self, base: f64) -> f64 {
-        let slow = log(base as u64) + (DROPPED_LOG2 << LOG_BITS);
-        let logs = self.logs as f64 + (self.dropped * slow) as f64;
-        exp(logs / (self.answered + self.dropped).max(1) as f64)
+    /// Answers per nanosecond.
+    fn rate(&self) -> f64 {
+        self.answered as f64 / self.lasted.max(1) as f64
     }
 
-    fn mostly_dropped(&self) -> bool {
-        self.dropped > self.answered
+    fn bound(&self) -> bool {
+        self.kept_out * BINDS >= self.answered + self.dropped
     }
 }
 
@@ -77,29 +81,47 @@ pub(super) enum Verdict {
     Enough,
 }
 
+/// What the limit is about to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It stays, until something changes or for as many windows as it may bind.
+    Hold,
+    /// It was cut: does the rate hold?
+    Down,
+    /// It was raised: does the rate rise?
+    Up,
+}
+
 /// What is known, and the limit that follows. Latencies in nanoseconds, zero while unknown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Law {
     limit: f64,
     base: f64,
     latency: f64,
-    /// Limit and latency before the last cut; zero when not looking.
-    cut_from: f64,
-    latency_before: f64,
-    /// Windows in which the limit bound since the base was looked at.
-    since_look: u32,
+    /// The latency that goes with the limit while it binds; zero until seen.
+    usual: f64,
+    /// Down, up: the limit and rate to compare with.
+    from: f64,
+    rate: f64,
+    phase: Phase,
+    /// Windows for which the limit may bind before it is sought anew, and how many that were when this began.
+    hold: u32,
+    held: u32,
 }
 
 impl Law {
     pub(super) fn new(initial: u32) -> Self {
-        // Look at the base as soon as the limit binds: what is seen first may be queueing.
+        // Sought as soon as it binds: what is seen first may be queueing.
         Self {
             limit: f64::from(initial),
             base: 0.0,
             latency: 0.0,
-            cut_from: 0.0,
-            latency_before: 0.0,
-            since_look: LOOK_EVERY,
+            usual: 0.0,
+            from: 0.0,
+            rate: 0.0,
+            phase: Phase::Hold,
+            hold: 0,
+            held: *HOLD.start(),
         }
     }
 
@@ -119,7 +141,10 @@ impl Law {
         let wanted = (2.0 * self.limit).clamp(*SAMPLES.start(), *SAMPLES.end());
         let shortest = SHORTEST.max(self.latency);
         let lasted = window.lasted as f64;
-        if (window.answered + window.dropped) as f64 >= wanted && lasted >= shortest {
+        if self.phase == Phase::Down && window.active > self.limit() {
+            // Those who entered before the cut are still inside.
+            Verdict::Stale
+        } else if (window.answered + window.dropped) as f64 >= wanted && lasted >= shortest {
             Verdict::Enough
         } else if lasted > STALE + STALE_LATENCIES * self.latency {
             Verdict::Stale
@@ -130,96 +155,143 @@ impl Law {
 
     /// Learns from a window; answers how many nanoseconds it takes until the new limit shows in what ends.
     pub(super) fn step(&mut self, window: &Window, min: u32, max: u32) -> u64 {
+        let (min, max) = (f64::from(min), f64::from(max));
         let before = self.limit;
-        if self.base == 0.0 {
-            if window.answered == 0 {
-                self.cut(before, 0.0);
-                self.cut_from = 0.0;
-            } else {
-                self.base = exp(window.logs as f64 / window.answered as f64);
-            }
-        }
-        let latency = window.latency(self.base);
         if window.answered > 0 {
             self.latency = exp(window.logs as f64 / window.answered as f64);
-        }
-        if self.base > 0.0 {
-            if window.mostly_dropped() {
-                self.cut(before, latency);
-                self.cut_from = 0.0;
-            } else if self.cut_from > 0.0 {
-                self.after_cut(window, latency, min);
-            } else if !window.bound {
-                self.follow(latency);
-            } else {
-                self.since_look += 1;
-                if latency > CONGESTED * HEADROOM * self.base || self.since_look > LOOK_EVERY {
-                    self.cut(before, latency);
-                } else {
-                    self.limit *= (HEADROOM * self.base / latency).clamp(CUT, HEADROOM);
-                }
+            if self.base == 0.0 {
+                self.base = self.latency;
             }
         }
-        self.limit = self.limit.clamp(f64::from(min), f64::from(max));
-        if (self.limit / before - 1.0).abs() < 0.05 { 0 } else { self.latency as u64 }
+        if window.dropped > window.answered {
+            // Nothing to learn from but that it is too much.
+            self.limit *= CUT;
+            self.settle(true);
+        } else {
+            match self.phase {
+                Phase::Hold => self.watch(window, min),
+                Phase::Down => self.after_cut(window, min),
+                Phase::Up => self.after_growth(window, max),
+            }
+        }
+        self.limit = self.limit.clamp(min, max);
+        let unchanged = (self.limit / before - 1.0).abs() < 0.05;
+        // Little's law: what is inside leaves within this time, on average.
+        if unchanged || window.answered == 0 { 0 } else { (before / window.rate()).min(1e10) as u64 }
     }
 
-    fn cut(&mut self, from: f64, latency: f64) {
-        self.cut_from = from;
-        self.latency_before = latency;
-        self.limit = from * CUT;
-    }
-
-    /// The limit was cut, and this is what it did.
-    fn after_cut(&mut self, window: &Window, latency: f64, min: u32) {
-        let left = self.limit / self.cut_from;
-        let fell = latency < self.latency_before * (1.0 + left) / 2.0;
-        if fell && window.bound && !AGREES.contains(&(latency / self.base)) && self.limit > f64::from(min) {
-            self.base = self.base.min(latency);
-            self.cut(self.limit, latency);
+    fn watch(&mut self, window: &Window, min: f64) {
+        if !window.bound() {
+            // The limit has no part in this latency.
+            let share = if self.latency < self.base { 0.3 } else { 0.05 };
+            self.base += share * (self.latency - self.base);
             return;
         }
-        // Fewer requests make it no faster: this is what the service takes.
-        self.base =
-            if AGREES.contains(&(latency / self.base)) { (self.base + latency) / 2.0 } else { latency };
-        let growth = if window.bound { HEADROOM } else { 1.0 };
-        self.limit = self.cut_from * (HEADROOM * self.base / self.latency_before).clamp(CUT, growth);
-        self.cut_from = 0.0;
-        self.since_look = 0;
+        if self.usual == 0.0 {
+            self.usual = self.latency;
+        }
+        let change = self.latency / self.usual;
+        self.usual += 0.2 * (self.latency - self.usual);
+        let drops = window.dropped * DROPS > window.answered;
+        if change < 1.0 / CHANGED {
+            self.turn(Phase::Up, window);
+        } else if (change > CHANGED || drops || self.hold == 0) && self.limit > min {
+            self.turn(Phase::Down, window);
+        } else {
+            self.hold = self.hold.saturating_sub(1);
+        }
     }
 
-    /// Nobody was kept out, so the limit has no part in the latency, and it stays as it is.
-    fn follow(&mut self, latency: f64) {
-        let share = if latency < self.base { 0.3 } else { 0.05 };
-        self.base += share * (latency - self.base);
+    /// Changes the limit to see what happens.
+    fn turn(&mut self, phase: Phase, window: &Window) {
+        self.from = self.limit;
+        self.rate = window.rate();
+        self.phase = phase;
+        self.limit *= if phase == Phase::Up { GROWTH } else { CUT };
+    }
+
+    fn settle(&mut self, changed: bool) {
+        self.held = if changed { *HOLD.start() } else { (self.held * 2).min(*HOLD.end()) };
+        self.hold = self.held;
+        self.usual = 0.0;
+        self.phase = Phase::Hold;
+    }
+
+    /// The limit was cut. While the rate holds, those kept out would only have queued, and it is cut on.
+    fn after_cut(&mut self, window: &Window, min: f64) {
+        let rate = window.rate();
+        if window.bound() && rate >= HELD * self.rate && self.limit > min {
+            let best = self.rate.max(rate);
+            let from = self.from;
+            self.turn(Phase::Down, window);
+            (self.rate, self.from) = (best, from);
+            return;
+        }
+        let agrees = self.latency < CHANGED * self.base && self.base < CHANGED * self.latency;
+        self.base = if agrees { (self.base + self.latency) / 2.0 } else { self.latency };
+        // Nobody queues now, so as many times more places give as many times more answers, up to what there was.
+        let needed = (self.limit * (self.rate / rate).max(1.0)).min(self.from);
+        let (from, best) = (self.from, self.rate);
+        let limit = HEADROOM * needed;
+        self.settle((limit / from - 1.0).abs() > 0.3);
+        if limit > 1.25 * from {
+            // All places were needed: perhaps more are.
+            (self.phase, self.from, self.rate) = (Phase::Up, from, best);
+        }
+        self.limit = limit;
+    }
+
+    /// The limit was raised. While the rate rises with it, it is raised on.
+    fn after_growth(&mut self, window: &Window, max: f64) {
+        let (grew, gained) = (self.limit / self.from, window.rate() / self.rate);
+        if !window.bound() {
+            self.settle(true);
+        } else if gained >= 1.0 + (grew - 1.0) / 2.0 && self.limit < max {
+            self.turn(Phase::Up, window);
+        } else {
+            self.limit = self.from * (HEADROOM * gained.max(1.0)).min(grew);
+            self.settle(grew > 1.25);
+        }
     }
 }
 
 /// A [`Law`] that one thread at a time reads and writes through a shared reference.
 #[derive(Debug)]
 pub(super) struct Cell {
-    numbers: [AtomicU64; 5],
-    since_look: AtomicU32,
+    numbers: [AtomicU64; 6],
+    counts: [AtomicU32; 3],
 }
 
 impl Cell {
-    pub(super) fn new(law: Law) -> Self {
-        let cell = Self { numbers: Default::default(), since_look: AtomicU32::new(0) };
-        cell.store(&law);
+    pub(super) fn new(law: &Law) -> Self {
+        let cell = Self { numbers: Default::default(), counts: Default::default() };
+        cell.store(law);
         cell
     }
 
     pub(super) fn load(&self) -> Law {
-        let [limit, base, latency, cut_from, latency_before] =
-            [0, 1, 2, 3, 4].map(|index: usize| f64::from_bits(self.numbers[index].load(Relaxed)));
-        Law { limit, base, latency, cut_from, latency_before, since_look: self.since_look.load(Relaxed) }
+        let number = |index: usize| f64::from_bits(self.numbers[index].load(Relaxed));
+        let count = |index: usize| self.counts[index].load(Relaxed);
+        Law {
+            limit: number(0),
+            base: number(1),
+            latency: number(2),
+            usual: number(3),
+            from: number(4),
+            rate: number(5),
+            phase: [Phase::Hold, Phase::Down, Phase::Up][count(0) as usize % 3],
+            hold: count(1),
+            held: count(2),
+        }
     }
 
     pub(super) fn store(&self, law: &Law) {
-        let Law { limit, base, latency, cut_from, latency_before, since_look } = *law;
-        for (cell, number) in self.numbers.iter().zip([limit, base, latency, cut_from, latency_before]) {
+        let Law { limit, base, latency, usual, from, rate, phase, hold, held } = *law;
+        for (cell, number) in self.numbers.iter().zip([limit, base, latency, usual, from, rate]) {
             cell.store(number.to_bits(), Relaxed);
         }
-        self.since_look.store(since_look, Relaxed);
+        for (cell, count) in self.counts.iter().zip([phase as u32, hold, held]) {
+            cell.store(count, Relaxed);
+        }
     }
 }

@@ -15,7 +15,17 @@ macro_rules! shipped {
 }
 
 /// Every one, in the order of names.
-pub(super) const LIBRARY: &[Shipped] = shipped!["lost-zone"];
+pub(super) const LIBRARY: &[Shipped] = shipped![
+    "bad-push",
+    "black-hole",
+    "cold-cache",
+    "gc-pauses",
+    "lost-zone",
+    "retry-storm",
+    "slow-dependency",
+    "thundering-herd",
+    "traffic-spike",
+];
 
 /// Names, and what each shows.
 pub(super) fn list() -> String {

@@ -254,8 +254,10 @@ impl World {
     pub(super) fn end_call(&mut self, id: Id<Call>, outcome: Outcome, end: CallEnd, taught: End) {
         let Some(call) = self.leave(id, end, taught) else { return };
         let road = &mut self.roads[call.road as usize];
-        // It did the work, even where the answer is an error of its own.
-        let accepted = outcome.good() || (outcome.status == 500 && !outcome.dont_retry);
+        // It did the work, even where the answer is an error of its own. A refusal of our own, after the throttle, says
+        // nothing about the service and must not be held against it.
+        let spared = matches!(outcome.shed, Some(Shed::Breaker | Shed::Admission | Shed::Bulkhead));
+        let accepted = outcome.good() || spared || (outcome.status == 500 && !outcome.dont_retry);
         if let (true, Some(throttle)) = (accepted, &road.throttle) {
             throttle.on_accept(0, call.way.class, call.started);
         }

@@ -1,5 +1,8 @@
 //! A world at its beginning.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use model::{Instant, Span};
 use policy::Rng;
 use policy::budget::RetryBudget;
@@ -41,7 +44,7 @@ impl World {
         world.add_sources(scenario);
         world.plan_faults();
         world.plan_pauses();
-        world.plan_sample();
+        world.plan_sample(Instant::ORIGIN.after(world.slot).before(Duration::from_nanos(1)));
         for road in 0..world.roads.len() {
             world.plan_control(road as u32);
         }
@@ -53,6 +56,7 @@ impl World {
         for (index, (name, params)) in scenario.services.iter().enumerate() {
             let first = self.servers.len() as u32;
             let calls = params.calls.iter();
+            let names: Vec<_> = (0..params.endpoints).map(|server| format!("{name}-{server}")).collect();
             self.servers.extend((0..params.endpoints).map(|_| Server::new(index as u32, &params.backend)));
             self.services.push(Service {
                 name: name.clone(),
@@ -63,6 +67,8 @@ impl World {
                 first,
                 count: params.endpoints,
                 roads: 0,
+                keys: names.iter().map(|name| policy::hash(name.as_bytes())).collect(),
+                names,
                 rng: Rng::with_seed(policy::seed(scenario.seed, &format!("service {name}"))),
             });
         }
@@ -112,8 +118,11 @@ impl World {
                 roads,
                 callers,
                 budgets: budgets.collect(),
+                patience: VecDeque::new(),
+                patience_planned: false,
                 shares: params.classes.iter().map(|part| part.share).sum(),
                 salt: policy::hash(name.as_bytes()),
+                arrivals: Rng::with_seed(policy::seed(scenario.seed, &format!("arrivals {name}"))),
                 rng: Rng::with_seed(policy::seed(scenario.seed, &format!("traffic {name}"))),
                 params: params.clone(),
             };
@@ -128,14 +137,14 @@ impl World {
             Arrival::Herd { count, at, within } => {
                 let within = span_nanos(*within);
                 for _ in 0..*count {
-                    let delay = std::time::Duration::from_nanos(source.rng.u64(0..=within));
+                    let delay = Duration::from_nanos(source.arrivals.u64(0..=within));
                     self.queue.plan(Instant::ORIGIN.after(at.get()).after(delay), Event::Arrive { traffic });
                 }
             }
             Arrival::Closed { think } => {
                 let within = span_nanos(*think);
                 for client in 0..source.params.clients {
-                    let delay = std::time::Duration::from_nanos(source.rng.u64(0..=within));
+                    let delay = Duration::from_nanos(source.arrivals.u64(0..=within));
                     self.queue.plan(Instant::ORIGIN.after(delay), Event::Thought { traffic, client });
                 }
             }
@@ -144,13 +153,10 @@ impl World {
     }
 
     fn add_road(&mut self, scenario: &Scenario, service: usize, caller: u32, label: &str) {
-        let Service { policies, first, count, name, .. } = &self.services[service];
-        let names: Vec<_> = (0..*count).map(|server| format!("{name}-{server}")).collect();
-        let mut policies = policies.clone();
-        policies.subset.client = None;
+        let Service { policies, first, names, keys, .. } = &self.services[service];
         let routes = scenario.traffic.len();
         let seed = policy::seed(scenario.seed, label);
-        let road = Road::new(&policies, service as u32, (caller, routes), *first, &names, seed);
+        let road = Road::new(policies, service as u32, (caller, routes), *first, (names, keys), seed);
         self.roads.push(road);
     }
 
@@ -165,7 +171,7 @@ impl World {
         for server in 0..self.servers.len() as u32 {
             let service = self.servers[server as usize].service as usize;
             if let Some(pauses) = &self.services[service].backend.pauses {
-                let first = std::time::Duration::from_nanos(self.rng.u64(0..=span_nanos(pauses.every)));
+                let first = Duration::from_nanos(self.rng.u64(0..=span_nanos(pauses.every)));
                 self.queue.plan(Instant::ORIGIN.after(first), Event::Pause { server, begins: true });
             }
         }

@@ -7,7 +7,7 @@ use policy::attempts::{Condition, Decision, Facts, Failure, decide};
 
 use super::queue::Event;
 use super::slab::Id;
-use super::{Outcome, Parent, Request, Way, World, arrivals};
+use super::{Call, Outcome, Parent, Request, Wait, Way, World, arrivals};
 use crate::report::Ending;
 use crate::scenario::Arrival;
 
@@ -15,7 +15,7 @@ impl World {
     /// A request arrives, and the next one of its traffic is planned.
     pub(super) fn on_arrival(&mut self, traffic: u32) {
         let source = &mut self.sources[traffic as usize];
-        let client = source.rng.u32(..source.params.clients);
+        let client = source.arrivals.u32(..source.params.clients);
         if !matches!(source.params.arrival, Arrival::Herd { .. }) {
             self.plan_next_arrival(traffic);
         }
@@ -25,7 +25,9 @@ impl World {
     pub(super) fn plan_next_arrival(&mut self, traffic: u32) {
         let source = &mut self.sources[traffic as usize];
         let params = &source.params;
-        if let Some(at) = arrivals::next(&params.arrival, params.even, self.now, self.end, &mut source.rng) {
+        if let Some(at) =
+            arrivals::next(&params.arrival, params.even, self.now, self.end, &mut source.arrivals)
+        {
             self.queue.plan(at, Event::Arrive { traffic });
         }
     }
@@ -39,7 +41,7 @@ impl World {
 
     fn start_request(&mut self, traffic: u32, client: u32) {
         let source = &mut self.sources[traffic as usize];
-        let rng = &mut source.rng;
+        let rng = &mut source.arrivals;
         let mut drawn = rng.f64() * source.shares;
         let classes = &source.params.classes;
         let class = classes.iter().find(|part| {
@@ -72,24 +74,39 @@ impl World {
         let road = source.roads + caller;
         let leaves = self.now.after(source.params.timeout.get());
         let deadline = if source.params.tells_deadline { Deadline::at(leaves) } else { Deadline::NONE };
-        self.queue.plan(leaves, Event::ClientTimeout { request: id, number });
+        source.patience.push_back(Wait { until: leaves, request: id, number });
+        if !source.patience_planned {
+            source.patience_planned = true;
+            self.queue.plan(leaves, Event::Patience { traffic: u32::from(way.traffic) });
+        }
         if number > 1 {
             self.recorder.on_client_retry(self.now, way.who());
         }
         self.start_call(Parent::Request(id), road, way, deadline, leaves);
     }
 
-    /// A client stops waiting for a try: whoever works on it finds it gone.
-    pub(super) fn on_client_timeout(&mut self, id: Id<Request>, number: u8) {
-        let Some(request) = self.requests.get_mut(id).filter(|request| request.tries == number) else {
-            return;
-        };
-        let call = std::mem::replace(&mut request.call, Id::NONE);
-        if call == Id::NONE {
-            // It waits to try again; this try has ended before.
-            return;
+    /// Lets those clients go that have waited long enough, and looks for the next that may.
+    pub(super) fn on_patience(&mut self, traffic: u32) {
+        while let Some(&Wait { until, request, number }) = self.sources[traffic as usize].patience.front() {
+            let waits = self.requests.get(request).filter(|request| request.tries == number);
+            let call = waits.map_or(Id::NONE, |request| request.call);
+            if call != Id::NONE && until > self.now {
+                return self.queue.plan(until, Event::Patience { traffic });
+            }
+            self.sources[traffic as usize].patience.pop_front();
+            if call != Id::NONE {
+                self.stop_waiting(request, call);
+            }
         }
+        self.sources[traffic as usize].patience_planned = false;
+    }
+
+    /// A client stops waiting for a try: whoever works on it finds it gone.
+    fn stop_waiting(&mut self, id: Id<Request>, call: Id<Call>) {
         self.cancel(call);
+        if let Some(request) = self.requests.get_mut(id) {
+            request.call = Id::NONE;
+        }
         self.after_try(id, Failure::NoAnswer(Condition::Timeout), false, Ending::TimedOut);
     }
 

@@ -1,7 +1,5 @@
 //! What callers do beside requests: eject, check health, probe for load.
 
-use std::time::Duration;
-
 use model::Instant;
 
 use super::World;
@@ -66,10 +64,9 @@ impl World {
     }
 
     /// Near the end of each slot of the report.
-    pub(super) fn plan_sample(&mut self) {
-        let at = self.now.after(self.slot);
-        if at <= self.end {
-            self.queue.plan(at.before(Duration::from_nanos(1)), Event::Sample);
+    pub(super) fn plan_sample(&mut self, at: Instant) {
+        if at < self.end {
+            self.queue.plan(at, Event::Sample);
         }
     }
 
@@ -90,8 +87,7 @@ impl World {
         if limit > 0.0 {
             self.recorder.on_load(self.now, active, limit);
         }
-        self.now = self.now.after(Duration::from_nanos(1));
-        self.plan_sample();
+        self.plan_sample(self.now.after(self.slot));
     }
 
     fn sign(&self, server: u32) -> Sign {

@@ -16,6 +16,8 @@ mod server;
 mod slab;
 mod work;
 
+use std::collections::VecDeque;
+
 use model::{Criticality, Deadline, Instant};
 use policy::Rng;
 use policy::admission::Ticket;
@@ -157,6 +159,9 @@ struct Service {
     /// Its servers are `first..first + count`.
     first: u32,
     count: u32,
+    names: Vec<String>,
+    /// The hashes of the names.
+    keys: Vec<u64>,
     /// Roads of its servers to what they call: server `n`'s road for call `m` is `roads + n × calls + m`.
     roads: u32,
     rng: Rng,
@@ -170,9 +175,23 @@ struct Source {
     roads: u32,
     callers: u32,
     budgets: Vec<RetryBudget>,
+    /// The tries under way and when their clients stop waiting. All wait equally long, so that this is in the order of
+    /// time, and one event for the first of them will do: most tries end long before.
+    patience: VecDeque<Wait>,
+    patience_planned: bool,
     shares: f64,
     salt: u64,
+    /// Decides what arrives, and nothing else: whatever policies do, the same requests arrive.
+    arrivals: Rng,
     rng: Rng,
+}
+
+/// A client waits for its try of this number.
+#[derive(Clone, Copy)]
+struct Wait {
+    until: Instant,
+    request: Id<Request>,
+    number: u8,
 }
 
 struct World {
@@ -203,7 +222,7 @@ impl World {
         match event {
             Event::Arrive { traffic } => self.on_arrival(traffic),
             Event::Thought { traffic, client } => self.on_thought(traffic, client),
-            Event::ClientTimeout { request, number } => self.on_client_timeout(request, number),
+            Event::Patience { traffic } => self.on_patience(traffic),
             Event::ClientRetry { request } => self.start_try(request),
             Event::WaitOver { call } => self.on_wait_over(call),
             Event::Wake { road } => self.wake(road),

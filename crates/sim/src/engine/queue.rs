@@ -14,8 +14,8 @@ pub(crate) enum Event {
     Arrive { traffic: u32 },
     /// A client of a closed loop has thought.
     Thought { traffic: u32, client: u32 },
-    /// A client has waited as long as it does for its try of this number.
-    ClientTimeout { request: Id<Request>, number: u8 },
+    /// A client of a traffic may have waited as long as it does.
+    Patience { traffic: u32 },
     /// A client's back-off is over.
     ClientRetry { request: Id<Request> },
     /// A call has waited long enough for a place in the bulkhead.

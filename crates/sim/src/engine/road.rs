@@ -98,13 +98,12 @@ impl Road {
         service: u32,
         (caller, routes): (u32, usize),
         first: u32,
-        names: &[String],
+        (names, keys): (&[String], &[u64]),
         seed: u64,
     ) -> Self {
         let now = Instant::ORIGIN;
         let mut rng = Rng::with_seed(seed);
-        let keys: Vec<u64> = names.iter().map(|name| policy::hash(name.as_bytes())).collect();
-        let mut chosen = policy::subset::subset(&params.subset, u64::from(caller), &keys);
+        let mut chosen = policy::subset::subset(&params.subset, u64::from(caller), keys);
         chosen.sort_unstable();
         let breakers = match (params.endpoint_breaker.enabled, params.endpoint_breaker_per_route) {
             (false, _) => 0,

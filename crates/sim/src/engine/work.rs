@@ -160,7 +160,10 @@ impl World {
     /// One of a job's calls was answered.
     pub(super) fn on_called(&mut self, id: Id<Job>, outcome: Outcome) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        if !outcome.good() {
+        let service = &self.services[self.servers[job.server as usize].service as usize];
+        let called = job.called.checked_sub(1).and_then(|position| service.calls.get(position as usize));
+        let optional = called.is_some_and(|(_, call)| call.optional);
+        if !outcome.good() && !optional {
             // What it calls refuses on purpose: that is said on, so that nobody further up tries again.
             let refused = outcome.dont_retry;
             return self.answer_job(id, Answer::Status(if refused { 503 } else { 502 }, refused));

@@ -4,6 +4,9 @@ use super::{
     Arrival, Distribution, Endpoints, Fault, Point, Scenario, Service, ServicePolicies, Traffic, What,
 };
 
+/// Pairs of a caller and an endpoint that it keeps a view of: two million of them take some gigabytes.
+const VIEWS_MAX: u64 = 2_000_000;
+
 /// Requests that a run may make by its arrival rates, so that a slip of the pen does not take hours.
 const ARRIVALS_MAX: f64 = 200e6;
 
@@ -56,7 +59,7 @@ impl Scenario {
             report.at("timeout").error("nobody waits for an answer", "give a timeout such as 10s");
         }
         let shares = || traffic.classes.iter().map(|part| part.share);
-        if !shares().all(|share| share.is_finite() && share >= 0.0) || !(shares().sum::<f64>() > 0.0) {
+        if !shares().all(|share| share.is_finite() && share >= 0.0) || shares().sum::<f64>() <= 0.0 {
             report
                 .at("classes")
                 .error("the shares of the classes do not add up to anything", "give at least one");
@@ -131,6 +134,25 @@ impl Scenario {
             }
         }
         service.policies.check(&mut report.at("policies"));
+        let views = self.callers(name) * u64::from(used(service));
+        if views > VIEWS_MAX {
+            report.at("policies").key("subset").key("size").error(
+                format!("all callers together would keep {views} views of endpoints"),
+                format!("give each caller a smaller subset, so that there are at most {VIEWS_MAX}"),
+            );
+        }
+    }
+
+    /// How many processes call a service.
+    fn callers(&self, name: &str) -> u64 {
+        let nested = self.services.values().map(|caller| {
+            let calls = caller.calls.iter().filter(|call| call.service == name).count();
+            u64::from(caller.endpoints) * calls as u64
+        });
+        let asking = self.traffic.values().filter(|traffic| traffic.service == name);
+        let clients: u64 = asking.map(|traffic| u64::from(traffic.clients)).sum();
+        let edge = if self.gateways > 0 { u64::from(self.gateways) } else { clients };
+        nested.sum::<u64>() + edge
     }
 
     /// Whether a request at `from` can bring about one at `to`.
@@ -208,6 +230,14 @@ impl ServicePolicies {
                 report.at("timeouts").key(key).error("nobody waits for an answer", "give a span such as 15s");
             }
         }
+    }
+}
+
+/// How many of a service's endpoints each caller uses.
+fn used(service: &Service) -> u32 {
+    match service.policies.subset.size {
+        0 => service.endpoints,
+        size => size.min(service.endpoints),
     }
 }
 

@@ -32,7 +32,8 @@ impl Default for Service {
     }
 }
 
-/// A call that an endpoint makes for each of its requests. When it fails, the request fails (500).
+/// A call that an endpoint makes for each of its requests. When it fails, the request fails: with 502, or with 503 and
+/// "don't retry" when the call was refused for load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Call {
@@ -44,6 +45,9 @@ pub struct Call {
     /// Only when the endpoint's cache misses.
     #[serde(default)]
     pub on_miss: bool,
+    /// The request is answered without it when it fails.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 fn one() -> u32 {

@@ -19,7 +19,7 @@ fn everything(seed: u64) -> Scenario {
             pauses: Some(Pauses { every: secs(3), r#for: Span::from_millis(200) }),
             ..Backend::default()
         },
-        calls: vec![Call { service: "store".into(), times: 2, on_miss: true }],
+        calls: vec![Call { service: "store".into(), times: 2, on_miss: true, optional: false }],
         ..Service::default()
     };
     let mut store = Service { endpoints: 4, ..Service::default() };
