@@ -267,9 +267,9 @@ mod tests {
         assert_eq!(only_ours, ["admission", "enabled", "endpoint_breaker_per_route", "hedge", "throttle"]);
         let mut lost = Vec::new();
         let service = service(
-            "balance: {ring_hash: {key: path}}, panic_below: 0.2, health: {path: /up, interval: 7s}, via: false, \
+            "balance: round_robin, panic_below: 0.2, health: {path: /up, interval: 7s}, via: false, \
              retry: {attempts_max: 5}, retry_budget: {ratio: 0.3}, bulkhead: {active_max: 40}, breaker: {enabled: false}, \
-             timeouts: {attempt: 3s, connect: 7s}, sticky: {cookie: c}",
+             timeouts: {attempt: 3s, connect: 2s}, sticky: {cookie: c}",
         );
         let policies = policies(&service, &mut |key| lost.push(key.to_owned()));
         assert_eq!(policies.balance, service.balance);

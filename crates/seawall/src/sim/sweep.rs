@@ -84,11 +84,15 @@ fn resolve(tree: &Value, key: &str) -> Vec<Vec<String>> {
     if exists(tree, &key) {
         return vec![key];
     }
-    let of = |shorthand: &str| -> Vec<Vec<String>> {
+    // The first place that knows the beginning of the key has the word: an absent part of another one would take anything.
+    let below = |shorthand: &str| -> Vec<Vec<String>> {
         let prefixes = expand(tree, shorthand).into_iter();
-        prefixes.map(|prefix| [prefix, key.clone()].concat()).filter(|path| exists(tree, path)).collect()
+        let paths = prefixes.map(|prefix| [prefix, key.clone()].concat());
+        paths.filter(|path| exists(tree, &path[..=path.len() - key.len()])).collect()
     };
-    SHORTHANDS.into_iter().map(of).find(|paths| !paths.is_empty()).unwrap_or_default()
+    let mut paths = SHORTHANDS.into_iter().map(below).find(|paths| !paths.is_empty()).unwrap_or_default();
+    paths.retain(|path| exists(tree, path));
+    paths
 }
 
 /// A shorthand with each name in the place of its `*`.

@@ -24,7 +24,7 @@ pub struct Run<'a> {
 const POINTS: usize = 480;
 /// Charts are drawn for so many runs; of further ones the figures are shown.
 const RUNS_DRAWN: usize = 4;
-/// Bytes of a scenario's text that are shown.
+/// Characters of a scenario's text that are shown.
 const SCENARIO_SHOWN: usize = 24 << 10;
 
 const PAGE_STYLE: &str = "\
@@ -32,10 +32,10 @@ body{margin:0;background:var(--page);color:var(--ink);font:13px/1.45 system-ui,-
 main{max-width:1160px;margin:0 auto;padding:20px}h1{font-size:19px;margin:0}h2{font-size:15px;margin:26px 0 6px}h3{font-size:13px;margin:18px 0 4px}\
 p{margin:2px 0 12px;color:var(--mute)}svg{display:block;width:100%;height:auto;margin:6px 0}\
 dl{display:flex;flex-wrap:wrap;gap:0;margin:12px 0;border:1px solid var(--grid);border-radius:6px}\
-dl div{flex:1 1 120px;padding:8px 14px;border-left:1px solid var(--grid)}dl div:first-child{border-left:0}dt{color:var(--mute);font-size:11px}\
+dl div{flex:1 1 92px;padding:8px 12px;border-left:1px solid var(--grid)}dl div:first-child{border-left:0}dt{color:var(--mute);font-size:11px}\
 dd{margin:0;font-size:18px;font-weight:600;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th,td{padding:3px 10px;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}\
-th{color:var(--mute);font-weight:500;font-size:11px}th:first-child,td:first-child{text-align:left;padding-left:0}td.text{white-space:normal;text-align:left}\
+th{color:var(--mute);font-weight:500;font-size:11px}th:first-child,td:first-child{text-align:left;padding-left:0}table.events{width:auto}table.events td{text-align:left}td.text{white-space:normal}\
 .mark{color:var(--band);font-weight:700}pre{overflow:auto;background:var(--grid);padding:10px;border-radius:6px;font-size:12px}\
 summary{cursor:pointer;color:var(--mute)}.rule{stroke:none}.rule.on{stroke:var(--ink);stroke-opacity:.5}\
 .chart .read{fill:var(--ink)}@media print{details{display:none}}";
@@ -114,7 +114,7 @@ fn run(html: &mut String, run: &Run<'_>, points: usize, named: bool) -> fmt::Res
         html.write_str("</svg>\n")?;
     }
     if !report.events.is_empty() {
-        html.write_str("<h3>What happened</h3><div class=\"wide\"><table>")?;
+        html.write_str("<h3>What happened</h3><div class=\"wide\"><table class=\"events\">")?;
         for (letter, event) in letters().zip(&report.events) {
             write!(
                 html,
@@ -132,13 +132,9 @@ fn run(html: &mut String, run: &Run<'_>, points: usize, named: bool) -> fmt::Res
     figures(html, "class", all.chain(classes))?;
     services(html, report)?;
     if !run.scenario.is_empty() {
-        let shown = run.scenario.floor_char_boundary(SCENARIO_SHOWN);
-        let cut = if shown < run.scenario.len() { "\n…" } else { "" };
-        write!(
-            html,
-            "<details><summary>The scenario</summary><pre>{}{cut}</pre></details>",
-            Text(&run.scenario[..shown])
-        )?;
+        let shown: String = run.scenario.chars().take(SCENARIO_SHOWN).collect();
+        let cut = if shown.len() < run.scenario.len() { "\n…" } else { "" };
+        write!(html, "<details><summary>The scenario</summary><pre>{}{cut}</pre></details>", Text(&shown))?;
     }
     data(html, report, &charts, points)?;
     html.write_str("</section>\n")

@@ -143,7 +143,7 @@ impl Scale {
         let high = all.iter().copied().find(|tick| *tick >= max).unwrap_or(max);
         let decades = last - first;
         let is_decade = |tick: f64| (tick.log10() - tick.log10().round()).abs() < 1e-9;
-        let within = |tick: &f64| (low..=high).contains(tick) && (decades < 3 || is_decade(*tick));
+        let within = |tick: &f64| (low..=high).contains(tick) && (decades <= 3 || is_decade(*tick));
         Self { low, high, log: true, ticks: all.into_iter().filter(within).collect() }
     }
 

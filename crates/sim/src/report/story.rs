@@ -146,7 +146,7 @@ fn hill(name: &str, points: &[Point], end: Duration, steps: bool) -> Option<Scen
     let rates = || points.iter().map(|point| point.per_sec);
     let (low, high) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
     let middle = f64::midpoint(low, high);
-    if !(high > 1.2 * low) || points.last()?.per_sec > middle {
+    if high <= 1.2 * low || points.last()?.per_sec > middle {
         return None;
     }
     let above = |point: &&Point| point.per_sec > middle;

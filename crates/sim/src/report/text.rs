@@ -33,7 +33,7 @@ impl Paint {
 
 /// Columns that a line of a series has, and those of its name.
 const SPARKS: usize = 60;
-const NAME: usize = 14;
+const NAME: usize = 15;
 
 /// The whole report.
 #[must_use]
@@ -87,7 +87,13 @@ pub fn text(report: &Report, paint: Paint) -> String {
 #[must_use]
 pub fn sweep(key: &str, runs: &[(String, &Report)], paint: Paint) -> String {
     let rows = runs.iter().map(|(value, report)| row(&clean(value), &report.total, report.shed_total()));
-    table(&clean(key), rows.collect(), paint)
+    // The end of a long key says more than its beginning.
+    let key = clean(key);
+    let key = match key.chars().count().checked_sub(20) {
+        Some(over @ 1..) => format!("…{}", key.chars().skip(over + 1).collect::<String>()),
+        _ => key,
+    };
+    table(&key, rows.collect(), paint)
 }
 
 /// Two runs side by side, and how many times the first the second is.
