@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{app, config, demo, explain, logs, reference, status};
+use crate::{app, config, demo, explain, logs, reference, sim, status};
 
 /// Keeps services up: a resilient HTTP gateway.
 #[derive(Debug, Parser)]
@@ -43,6 +43,8 @@ enum Command {
     Explain(explain::Explain),
     /// Show what a running gateway sees and does.
     Status(status::StatusArgs),
+    /// Play an outage with a fleet that is simulated, and say what it would come to.
+    Sim(sim::SimArgs),
     /// Break a small shop on purpose, with and without Seawall before it, and compare.
     Demo(demo::DemoArgs),
     /// Print a generated reference page.
@@ -153,6 +155,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Schema => say(&config::schema()),
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Reference { page } => say(reference::render(page).trim_end()),
         Command::Shop(args) => demo::shop::run(&args),

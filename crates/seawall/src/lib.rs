@@ -13,5 +13,6 @@ mod http;
 mod logs;
 mod parent;
 pub mod reference;
+pub mod sim;
 pub mod status;
 mod watch;

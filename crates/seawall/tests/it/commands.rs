@@ -64,7 +64,7 @@ fn without_a_command_it_prints_help() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(2));
     let help = text(&output.stderr);
-    for command in ["up", "check", "schema", "explain", "status", "demo"] {
+    for command in ["up", "check", "schema", "explain", "status", "sim", "demo"] {
         assert!(help.contains(&format!("\n  {command}")), "{command} is missing in:\n{help}");
     }
     for hidden in ["reference", "shop"] {

@@ -17,12 +17,12 @@ fn collect(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The fenced blocks of a Markdown text that say they are YAML, each with the line it starts on.
-fn yaml_blocks(markdown: &str) -> Vec<(usize, String)> {
+/// The fenced blocks of a Markdown text that begin with this line, each with the line it starts on.
+fn blocks(markdown: &str, fence: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
     let mut lines = markdown.lines().enumerate();
     while let Some((number, line)) = lines.next() {
-        if line.trim() == "```yaml" {
+        if line.trim() == fence {
             let indent = line.len() - line.trim_start().len();
             let block = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```");
             let block: String = block.map(|line| format!("{}\n", line.get(indent..).unwrap_or(""))).collect();
@@ -41,7 +41,7 @@ fn every_yaml_block_and_example_passes_the_check() {
     for page in &pages {
         let markdown = std::fs::read_to_string(page).expect("readable");
         texts.extend(
-            yaml_blocks(&markdown)
+            blocks(&markdown, "```yaml")
                 .into_iter()
                 .map(|(line, block)| (format!("{}:{line}", page.display()), block)),
         );
@@ -58,6 +58,22 @@ fn every_yaml_block_and_example_passes_the_check() {
         .map(|errors| errors.to_string())
         .collect();
     assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+#[test]
+fn every_scenario_block_can_be_played() {
+    let mut pages = Vec::new();
+    collect(&root().join("docs"), "md", &mut pages);
+    let mut found = 0;
+    for page in pages {
+        let markdown = std::fs::read_to_string(&page).expect("readable");
+        for (line, block) in blocks(&markdown, "```yaml scenario") {
+            found += 1;
+            let source = config::Source::new(format!("{}:{line}", page.display()), block);
+            config::load_verbatim::<sim::Scenario>(&source).unwrap_or_else(|errors| panic!("{errors}"));
+        }
+    }
+    assert!(found >= 1, "no scenario found");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod protect;
 mod quotas;
 mod rough;
 mod routes;
+mod sim;
 mod strict;
 mod up;
 

@@ -1,0 +1,6 @@
+//! Whole runs, as a user would make them.
+
+mod library;
+mod published;
+mod queueing;
+mod replay;
