@@ -73,7 +73,9 @@ impl Door for Rival {
     }
 }
 
-const WORKS: [(&str, fn(f64) -> Work); 4] = [
+type Named<T> = (&'static str, T);
+
+const WORKS: [Named<fn(f64) -> Work>; 4] = [
     ("constant", Work::Constant),
     ("exponential", Work::Exponential),
     ("log-normal", |mean| Work::LogNormal(mean, 1.5)),
@@ -83,7 +85,7 @@ const WORKS: [(&str, fn(f64) -> Work); 4] = [
 #[test]
 #[ignore = "prints a table"]
 fn overload_by_law() {
-    let laws: [(&str, fn() -> Box<dyn Door>); 3] = [
+    let laws: [Named<fn() -> Box<dyn Door>>; 3] = [
         ("this one", || Box::new(Gate::new(&AdmissionParams::default()))),
         ("gradient2", || Box::new(Rival::new(Rival::gradient2))),
         ("aimd", || Box::new(Rival::new(Rival::aimd))),
