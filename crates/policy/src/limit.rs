@@ -78,7 +78,8 @@ struct Seen {
 
 /// Finds the concurrency at which a service gives what it can without making its callers wait for one another.
 ///
-/// While the limit binds, it now and then halves itself to see what happens. If answers come as often as before and
+/// While a typical answer takes less than the slack, the limit is not cut for latency, and grows while it binds until
+/// answers take half of the slack. Above the slack, while it binds, it now and then halves itself to see what happens. If answers come as often as before and
 /// faster, those kept out would only have queued inside the service, and it halves again. If not, the places were
 /// needed: what answers then take is the service's *base* latency, and by Little's law the rate that there was needs
 /// so many places as this one does, in proportion; the limit becomes one and a half times that. When it binds and
