@@ -51,7 +51,10 @@ fn tens_of_thousands_of_idle_connections_are_kept_in_little_memory_while_others_
             client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
             idle.push(client);
         }
-        idle[first..].iter_mut().for_each(|client| assert_eq!(client.response().status, 200));
+        for client in &mut idle[first..] {
+            let response = client.response();
+            assert_eq!(response.status, 200, "{response:?}");
+        }
         upstream.forget_requests();
     }
     flow(&seawall, 100);
