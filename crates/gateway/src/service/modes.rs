@@ -184,8 +184,8 @@ pub(super) struct Watch {
     standings: BTreeMap<String, Standing>,
     /// When to look next.
     due: Instant,
-    /// Requests that asked for admission and that were refused, at the last look.
-    seen: [u64; 2],
+    /// Requests that asked for admission and that were refused, at the last look; none before the first.
+    seen: Option<[u64; 2]>,
     /// Of the last seconds.
     lately: [f64; 2],
 }
@@ -205,7 +205,7 @@ impl Watch {
             params: BTreeMap::new(),
             standings: BTreeMap::new(),
             due: Instant::NEVER,
-            seen: [0; 2],
+            seen: None,
             lately: [0.0; 2],
         };
         watch.set_params(params, now);
@@ -239,8 +239,10 @@ impl Watch {
         }
         self.params.clone_from(params);
         self.shared = (!params.is_empty()).then(|| Arc::new(Degradation::new(params, self.workers)));
-        (self.seen[0], self.lately) = (0, [0.0; 2]);
-        self.due = if self.shared.is_some() { now } else { Instant::NEVER };
+        self.due = now;
+        if self.shared.is_none() {
+            (self.due, self.seen) = (Instant::NEVER, None);
+        }
     }
 
     /// What was counted with the old parameters is not lost.
@@ -302,10 +304,10 @@ impl Watch {
         let classes = Criticality::ALL.into_iter();
         let shed = classes.flat_map(|class| Shed::ALL.map(|why| entrance.shed(class, why))).sum();
         let totals = [shared.sum(|shard| shard.asked.get()), shed];
-        for ((lately, seen), total) in self.lately.iter_mut().zip(&mut self.seen).zip(totals) {
-            // An entrance that was built anew counts from 0 again.
-            *lately = *lately * KEPT + total.saturating_sub(*seen) as f64;
-            *seen = total;
+        let seen = self.seen.replace(totals).unwrap_or(totals);
+        for ((lately, seen), total) in self.lately.iter_mut().zip(seen).zip(totals) {
+            // What was built anew counts from 0 again.
+            *lately = *lately * KEPT + total.saturating_sub(seen) as f64;
         }
         let [asked, shed] = self.lately;
         // Who was counted before a look may be refused after it.

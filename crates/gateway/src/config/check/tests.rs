@@ -298,3 +298,26 @@ fn the_process_has_usable_bounds() {
             workers: 1025 workers are more than 1024; write 0 for one worker on each core"#]],
     );
 }
+
+#[test]
+fn modes_do_something_and_lead_somewhere() {
+    service(
+        &json!({"endpoints": ["h:80"], "modes": {
+            "a b": {"shed": {"enter": 0.5}},
+            "answers": {"force": "on", "measures": [{"answer": {"status": 99}}, {"service": "cart"}]},
+            "exercised": {"exercise": {"share": 0.5, "every": "10s", "for": "100ms"}, "measures": ["no_retries"]},
+            "idle": {"measures": ["no_hedging"]},
+            "inverted": {"shed": {"enter": 0.2, "leave": 0.4}, "measures": ["no_retries", "no_retries"]},
+            "nowhere": {"force": "on", "measures": [{"service": "crat"}, {"body_max": "0"}]},
+            "seventh": {"force": "off", "measures": ["no_hedging"]},
+        }}),
+        &expect![[r#""#]],
+    );
+    service(
+        &json!({"endpoints": ["h:80"], "modes": {
+            "less": {"utilization": {"enter": 0.9}, "exercise": {"share": 0.01, "every": "1h", "for": "1m"},
+                "measures": ["no_retries", {"drop_class": "SHEDDABLE"}, {"answer": {"status": 200, "body": "later"}}]},
+        }}),
+        &expect![""],
+    );
+}
