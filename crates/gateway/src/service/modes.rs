@@ -350,3 +350,41 @@ fn utilization<'a>(
     });
     reported.chain(places).reduce(f64::max)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::degrade::Measures as _;
+    use proptest::prelude::*;
+
+    fn measures() -> impl Strategy<Value = Measures> {
+        let class = prop::sample::select(&Criticality::ALL);
+        let flags = (any::<bool>(), any::<bool>());
+        (prop::option::of(class), flags, prop::option::of(1..5u64), prop::option::of(0..=100u8)).prop_map(
+            |(drop_class, (no_hedging, no_retries), body_max, percent)| Measures {
+                drop_class,
+                no_hedging,
+                no_retries,
+                body_max,
+                log_sample: percent.map(|percent| Ratio::percent(percent)),
+                ..Measures::default()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn two_modes_leave_out_what_either_does(one in measures(), other in measures()) {
+            let both = one.with(&other);
+            for class in Criticality::ALL {
+                prop_assert_eq!(both.drops(class), one.drops(class) || other.drops(class));
+            }
+            prop_assert_eq!(both.no_hedging, one.no_hedging || other.no_hedging);
+            prop_assert_eq!(both.no_retries, one.no_retries || other.no_retries);
+            let bound = |measures: &Measures| measures.body_max.unwrap_or(u64::MAX);
+            prop_assert_eq!(bound(&both), bound(&one).min(bound(&other)));
+            let logged = |measures: &Measures| measures.log_sample.unwrap_or(Ratio::ONE);
+            prop_assert!(logged(&both) <= logged(&one) && logged(&both) <= logged(&other));
+        }
+    }
+}
