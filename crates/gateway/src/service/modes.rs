@@ -366,7 +366,7 @@ mod tests {
                 no_hedging,
                 no_retries,
                 body_max,
-                log_sample: percent.map(|percent| Ratio::percent(percent)),
+                log_sample: percent.map(Ratio::percent),
                 ..Measures::default()
             },
         )
