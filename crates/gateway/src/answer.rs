@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
+use std::sync::Arc;
 
 use model::Timestamp;
 
@@ -54,11 +55,13 @@ pub enum Reason {
     OutOfDescriptors,
     /// The customer's quota, shared by all gateways, is used up.
     QuotaExceeded,
+    /// The service is in a mode in which requests of this class are not served.
+    Degraded,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -81,6 +84,7 @@ impl Reason {
         Self::TooManyConnections,
         Self::OutOfDescriptors,
         Self::QuotaExceeded,
+        Self::Degraded,
     ];
 
     /// Its name in the header and in metrics.
@@ -109,6 +113,7 @@ impl Reason {
             Self::TooManyConnections => "too_many_connections",
             Self::OutOfDescriptors => "out_of_descriptors",
             Self::QuotaExceeded => "quota_exceeded",
+            Self::Degraded => "degraded",
         }
     }
 
@@ -126,6 +131,7 @@ impl Reason {
             Self::BreakerOpen
             | Self::BulkheadFull
             | Self::Overloaded
+            | Self::Degraded
             | Self::Throttled
             | Self::NoEndpoint
             | Self::OutOfBuffers
@@ -145,6 +151,7 @@ impl Reason {
                 | Self::BreakerOpen
                 | Self::BulkheadFull
                 | Self::Overloaded
+                | Self::Degraded
                 | Self::Throttled
                 | Self::DeadlineExceeded
         )
@@ -160,7 +167,7 @@ pub(crate) struct Refusal {
     /// The detail that follows the reason in the body, from a fixed list.
     pub(crate) detail: &'static str,
     /// Whole field lines, such as `allow: GET\r\n`.
-    pub(crate) fields: Option<Box<[u8]>>,
+    pub(crate) fields: Option<Arc<[u8]>>,
     /// Whether and when the caller may try again.
     pub(crate) again: Again,
 }

@@ -13,7 +13,7 @@ use crate::answer::Reason;
 use crate::codec::Malformed;
 use crate::listen::{ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
-use crate::service::{ClassShed, EndpointStatus, ServiceStatus};
+use crate::service::{ClassShed, EndpointStatus, ModeStatus, ServiceStatus};
 use crate::signals::{Signal, Utilisation};
 
 /// What kind of figure a metric is.
@@ -110,6 +110,11 @@ metrics! {
     SHED = "seawall_gateway_shed_requests_total" Counter ["service", "class", "reason"]
         "Requests refused because the service has no room for them: limit, class, customer, deadline, queue_full, queue_timeout, pressure.";
     THROTTLE = "seawall_gateway_throttle_rejection_ratio" Gauge ["service", "class"] "Share of requests refused on behalf of an overloaded service.";
+    MODE_ACTIVE = "seawall_gateway_mode_active" Gauge ["service", "mode"] "1 while a service's mode of graceful degradation is in force.";
+    MODE_ENTERED = "seawall_gateway_mode_entered_total" Counter ["service", "mode"] "Times that a mode was entered.";
+    MODE_REQUESTS = "seawall_gateway_mode_requests_total" Counter ["service", "mode"] "Requests that a mode held for while in force.";
+    MODE_EXERCISED = "seawall_gateway_mode_exercised_requests_total" Counter ["service", "mode"]
+        "Requests that a mode held for only to try it out. They are not among those of `seawall_gateway_mode_requests_total`.";
     CALLERS = "seawall_gateway_caller_attempts" Gauge ["service", "attempt"]
         "Requests that arrived in the last seconds, by their callers' attempt; 4 stands for 4 and more.";
     RETRY_BUDGET = "seawall_gateway_retry_budget_tokens" Gauge ["service"] "Retries that a service's budget would grant now.";
@@ -621,6 +626,20 @@ impl Exporter {
         for service in services {
             for (attempt, count) in ["1", "2", "3", "4"].into_iter().zip(service.callers) {
                 self.sample(&CALLERS, &[&service.name, attempt], count as f64);
+            }
+        }
+        let figures: [Figure<ModeStatus, f64>; 4] = [
+            (&MODE_ACTIVE, |mode| f64::from(u8::from(mode.active))),
+            (&MODE_ENTERED, |mode| mode.entered as f64),
+            (&MODE_REQUESTS, |mode| mode.requests as f64),
+            (&MODE_EXERCISED, |mode| mode.exercised as f64),
+        ];
+        for (metric, figure) in figures {
+            self.begin(metric);
+            for service in services {
+                for mode in &service.modes {
+                    self.sample(metric, &[&service.name, &mode.name], figure(mode));
+                }
             }
         }
         let figures: [Figure<EndpointStatus, f64>; 3] = [

@@ -5,12 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use model::{Criticality, Deadline, Fault, Instant, Party, Retry, Verdict};
+use model::{Criticality, Deadline, Fault, Instant, Party, Ratio, Retry, Verdict};
 use policy::admission::{End, Shed, Ticket, Who};
-use policy::attempts::{Condition, Decision, Facts, Failure, decide};
+use policy::attempts::{Condition, Decision, Facts, Failure, Stop, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
 use policy::bulkhead::Admission;
@@ -18,7 +19,7 @@ use policy::callers::Advice;
 use policy::{Rng, Unavailable};
 
 use crate::answer::{After, Again, Reason, Refusal, begin_head, end_head, refuse};
-use crate::codec::{FieldStorage, Limits, Method, Parsed, parse_request};
+use crate::codec::{Body, FieldStorage, Limits, Method, Parsed, parse_request};
 use crate::engine::attempt::{Answer, AttemptError, Attempts, Flight, attempt};
 use crate::engine::buffers::Buffer;
 use crate::engine::classify::{Plan, Refused, Request, classify};
@@ -30,7 +31,7 @@ use crate::engine::{probe, tunnel};
 use crate::metrics::{ClientStage, Ending};
 use crate::quota;
 use crate::router::CompiledAction;
-use crate::service::View;
+use crate::service::{Degraded, View};
 use crate::snapshot::Seen;
 
 /// What the connection does next.
@@ -261,6 +262,9 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
 /// Admits the request, finds it an answer and delivers that.
 async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Served {
     let route = request.route();
+    if let Some(reason) = request.degraded.as_ref().and_then(|degraded| left_out(request, degraded)) {
+        return finish_refused(worker, conn, request, None, reason.into(), Served::default()).await;
+    }
     let (view, head) = match &request.plan {
         Plan::Answer { status, fields } => return serve_fixed(worker, conn, request, *status, fields).await,
         Plan::Forward { view, head, .. } => (view, head),
@@ -346,6 +350,14 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     }
     deliver(worker, conn, answer, &upload, view, &mut served).await;
     served
+}
+
+/// Why a request is not served in the modes that hold for it.
+fn left_out(request: &Request, degraded: &Degraded) -> Option<Reason> {
+    if matches!(request.body, Body::Length(length) if length > request.body_max) {
+        return Some(Reason::BodyTooLarge);
+    }
+    degraded.measures().drops(request.criticality).then_some(Reason::Degraded)
 }
 
 /// What a request holds while it is under way: a place among those that the service works on, one in its bulkhead, one in
@@ -494,6 +506,9 @@ async fn admit<'a>(
     let gone = |cx: &mut Context<'_>| conn.poll_gone(cx, &worker.buffers);
 
     if view.params.admission.enabled {
+        if let Some(degradation) = &view.degradation {
+            degradation.on_asked(worker.id);
+        }
         let who = Who {
             class: request.criticality,
             customer: request.customer,
@@ -632,6 +647,9 @@ fn pick(
 async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, AttemptError> {
     let Attempts { worker, request, view, retry, .. } = *way;
     let metrics = request.route().metrics.shard(worker.id);
+    let measures = request.degraded.as_ref().map(Degraded::measures);
+    let may_hedge = measures.is_none_or(|measures| !measures.no_hedging);
+    let may_retry = measures.is_none_or(|measures| !measures.no_retries);
     let mut tried = Tried::default();
     let mut free_retry = true;
     let mut deadline: Option<Deadline> = None;
@@ -653,7 +671,12 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
         served.attempts += 1;
         metrics.attempts[(served.attempts as usize).min(4) - 1].one();
         let hedge_delay = match &request.route().hedge {
-            Some(hedge) if served.attempts == 1 && way.upload.borrow().arrived() && request.idempotent() => {
+            Some(hedge)
+                if may_hedge
+                    && served.attempts == 1
+                    && way.upload.borrow().arrived()
+                    && request.idempotent() =>
+            {
                 hedge.delay()
             }
             _ => None,
@@ -685,6 +708,10 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
             Err(AttemptError::Timeout) => Failure::NoAnswer(Condition::Timeout),
             Err(_) => return result,
         };
+        if !may_retry {
+            metrics.stops[Stop::Attempts as usize].one();
+            return result;
+        }
         let fault = match &result {
             Ok(_) => Fault { who: Party::Upstream, retry: Retry::IfIdempotent },
             Err(error) => error.fault(),
@@ -862,8 +889,16 @@ async fn serve_fixed(
     bytes.extend(fields);
     let route = &request.local.snapshot.router.routes()[request.route];
     bytes.extend(route.response_fields());
+    if let Some(degraded) = &request.degraded {
+        bytes.extend(degraded.field());
+    }
     end_head(&mut bytes, after, request.http11);
-    if let (CompiledAction::Answer(answer), true) = (&route.action, request.method != Method::Head) {
+    let of_mode = request.degraded.as_ref().and_then(|degraded| degraded.measures().answer.as_deref());
+    let of_route = match &route.action {
+        CompiledAction::Answer(answer) => Some(answer),
+        _ => None,
+    };
+    if let (Some(answer), true) = (of_mode.or(of_route), request.method != Method::Head) {
         bytes.extend(answer.body());
     }
     let written = write_all(worker, conn, bytes).await;
@@ -896,9 +931,10 @@ async fn finish_refused(
     conn: &Conn,
     request: &Request,
     upload: Option<&RefCell<Upload>>,
-    refusal: Refusal,
+    mut refusal: Refusal,
     mut served: Served,
 ) -> Served {
+    refusal.fields = refusal.fields.or_else(|| Some(Arc::clone(request.degraded.as_ref()?.field())));
     let reason = refusal.reason;
     worker.metrics.refusals[reason as usize].one();
     // A body that has not been read to its end makes the connection useless.
@@ -970,7 +1006,9 @@ fn observe(worker: &Worker, request: &Request, served: &Served) {
     if let (Some(hedge), true) = (&route.hedge, served.ending.good()) {
         hedge.on_latency(worker.id, worker.now(), served.latency);
     }
-    if let Some(line) = &request.log {
+    let kept = request.degraded.as_ref().and_then(|degraded| degraded.measures().log_sample);
+    let sampled = |share: Ratio| !served.ending.good() || worker.rng.borrow_mut().f64() < share.get();
+    if let Some(line) = request.log.as_ref().filter(|_| kept.is_none_or(sampled)) {
         log(worker, line, served);
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Snapshot {
     pub(crate) router: Router,
     /// By the router's route index.
     pub(crate) routes: Box<[RouteState]>,
-    /// By the index that the router's actions name.
+    /// By name, and by the index that the router's actions name.
     pub(crate) services: Box<[Arc<Service>]>,
     /// Bounds the retries of the whole process.
     pub(crate) retry_budget: Arc<RetryBudget>,
@@ -65,6 +65,12 @@ impl Local {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
         let views = snapshot.services.iter().map(|_| None).collect();
         Rc::new(Self { snapshot, views: RefCell::new(views) })
+    }
+
+    /// The index of the service called `name`.
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        // They come by name.
+        self.snapshot.services.binary_search_by(|service| (*service.name).cmp(name)).ok()
     }
 
     /// The newest view of the service at `index`.

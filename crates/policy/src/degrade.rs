@@ -237,6 +237,12 @@ impl<M: Measures> Modes<M> {
         (modes != 0).then(|| Active { measures: &self.table[modes as usize], modes, exercised })
     }
 
+    /// What is done in this set of modes, a bit each; those that are not listed do nothing.
+    #[must_use]
+    pub fn measures(&self, modes: u32) -> &M {
+        &self.table[modes as usize & (self.table.len() - 1)]
+    }
+
     /// The modes in force, a bit each.
     #[must_use]
     pub fn in_force(&self) -> u32 {

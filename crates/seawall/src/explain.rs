@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use gateway::config::{Action, Config, Route, Service, SplitTarget};
+use gateway::config::{Action, Config, Measure, Mode, Route, Service, SplitTarget};
 use gateway::router::{Query, Router, path};
+use policy::degrade::{Exercise, Force};
 
 use crate::cli::{Failure, say};
 use crate::config;
@@ -216,8 +217,38 @@ fn describe(text: &mut String, config: &Config, route: &Route, request: &Request
                     false => "off".to_owned(),
                 },
             );
+            for (name, mode) in &service.modes {
+                line("  mode", format!("{name} ({}): {}", entered(mode), done(mode)));
+            }
         }
     }
+}
+
+/// When a mode is in force.
+fn entered(mode: &Mode) -> String {
+    let params = &mode.params;
+    match params.force {
+        Force::On => return "forced on".to_owned(),
+        Force::Off => return "forced off".to_owned(),
+        Force::Auto => {}
+    }
+    let figures = [("utilization", params.utilization), ("shed", params.shed), ("burn", params.burn)];
+    let triggers = figures
+        .into_iter()
+        .filter_map(|(name, threshold)| Some(format!("{name} is {} or more", threshold?.enter)));
+    match triggers.collect::<Vec<_>>().as_slice() {
+        [] => "never entered by itself".to_owned(),
+        triggers => format!("when {} for {}", triggers.join(" or "), params.enter_after),
+    }
+}
+
+/// What a mode does.
+fn done(mode: &Mode) -> String {
+    let mut done: Vec<_> = mode.measures.iter().map(Measure::describe).collect();
+    if let Some(Exercise { share, every, lasts }) = mode.params.exercise {
+        done.push(format!("exercised on {} of requests for {lasts} in each {every}", percent(share)));
+    }
+    done.join(", ")
 }
 
 fn shares(targets: &[SplitTarget]) -> String {
@@ -286,7 +317,13 @@ routes:
     match: {path: /old}
     redirect: {to: /new}
 services:
-  cart: {endpoints: [10.0.0.1:8080, 10.0.0.2:8080]}
+  cart:
+    endpoints: [10.0.0.1:8080, 10.0.0.2:8080]
+    modes:
+      brownout:
+        shed: {enter: 0.2}
+        exercise: {share: 0.01, every: 1h, for: 1m}
+        measures: [no_hedging, {drop_class: SHEDDABLE_PLUS}]
   cart-canary: {dns: {name: canary.internal, port: 80}, balance: {ring_hash: {key: path}}, breaker: {enabled: false}}
 ";
 
@@ -311,6 +348,7 @@ services:
               hedge      never
               bulkhead   10000 under way, 0 waiting
               breaker    opens when 50 % of at least 20 calls fail
+              mode       brownout (when shed is 0.2 or more for 5s): does not hedge, refuses SHEDDABLE_PLUS and below, exercised on 1 % of requests for 1m in each 1h
         "#]].assert_eq(&ask("POST", "http://shop.example/cart/items?x=1"));
         expect![[r#"
             route cart
@@ -325,6 +363,7 @@ services:
               hedge      a second attempt after the latency that 95 % of attempts stay below
               bulkhead   10000 under way, 0 waiting
               breaker    opens when 50 % of at least 20 calls fail
+              mode       brownout (when shed is 0.2 or more for 5s): does not hedge, refuses SHEDDABLE_PLUS and below, exercised on 1 % of requests for 1m in each 1h
             service      cart-canary: endpoints from DNS (canary.internal), balanced by ring_hash
               deadline   30s, from the service's timeouts.request; a trusted caller's seawall-deadline-ms may shorten it
               attempts   up to 3, when one fails, each up to 15s (from the service)

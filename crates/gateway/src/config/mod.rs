@@ -2,6 +2,7 @@
 
 mod check;
 mod listener;
+mod mode;
 pub(crate) mod problem;
 mod process;
 mod quota;
@@ -9,6 +10,7 @@ mod route;
 mod service;
 
 pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
+pub use mode::{Measure, Mode, ModeKeys};
 pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
 pub use quota::{Quota, QuotaCost};

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -17,6 +18,8 @@ use policy::subset::SubsetParams;
 use policy::throttle::ThrottleParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::Mode;
 
 /// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns` and `file` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +57,8 @@ pub struct Service {
     pub throttle: ThrottleParams,
     /// When callers are told not to retry what was refused for overload.
     pub retry_advice: RetryAdviceParams,
+    /// Ways of doing less, so that it goes on doing something, by name. At most 6; each is entered and left by itself.
+    pub modes: BTreeMap<String, Mode>,
     /// Bounded resources for this dependency.
     pub bulkhead: BulkheadParams,
     /// How long to wait for endpoints.
@@ -87,6 +92,7 @@ impl Default for Service {
             admission: AdmissionParams::default(),
             throttle: ThrottleParams::default(),
             retry_advice: RetryAdviceParams::default(),
+            modes: BTreeMap::new(),
             bulkhead: BulkheadParams::default(),
             timeouts: UpstreamTimeouts::default(),
             retry: RetryPolicyParams::default(),

@@ -659,6 +659,9 @@ impl Exchange<'_, '_> {
             }
             Framing::Chunked | Framing::UntilClose => {}
         }
+        if let Some(degraded) = &request.degraded {
+            out.extend(degraded.field());
+        }
         if view.params.via {
             out.extend(b"via: 1.1 seawall\r\n");
         }

@@ -14,7 +14,7 @@ use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestH
 use crate::forwarded;
 use crate::quota::Asked;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
-use crate::service::View;
+use crate::service::{Degraded, View};
 use crate::snapshot::{Local, RouteState, Seen};
 
 /// Longest deadline that a caller may set: beyond it a number is nonsense or an attack on timers.
@@ -54,6 +54,8 @@ pub(crate) struct Request {
     pub(crate) cost: f64,
     /// What it asks of its route's quota.
     pub(crate) quota: Option<Asked>,
+    /// The modes of its service that hold for it.
+    pub(crate) degraded: Option<Degraded>,
     /// What the access log needs to know, when the request is to be logged.
     pub(crate) log: Option<Buffer>,
 }
@@ -67,7 +69,7 @@ pub(crate) enum Plan {
         /// The head that endpoints get, but for the fields that differ by attempt and the empty line.
         head: Buffer,
     },
-    /// It is answered from the configuration, with these fields; the body is the route's.
+    /// It is answered from the configuration, with these fields; the body is the mode's or the route's.
     Answer { status: u16, fields: Buffer },
 }
 
@@ -153,7 +155,7 @@ pub(crate) fn classify(
         Ok(found) => found,
         Err(NotFound::NoRoute) => return Err(refuse(Reason::NoRoute.into(), None)),
         Err(NotFound::MethodNotAllowed(methods)) => {
-            let allow = format!("allow: {methods}\r\n").into_bytes().into_boxed_slice();
+            let allow = format!("allow: {methods}\r\n").into_bytes().into();
             let refusal = Refusal { fields: Some(allow), ..Reason::MethodNotAllowed.into() };
             return Err(refuse(refusal, None));
         }
@@ -167,7 +169,7 @@ pub(crate) fn classify(
     let known = Some((&*route.name, criticality));
 
     let limits = &conn.listener.params.limits;
-    let body_max = match route.params.body_max.unwrap_or(limits.body).get() {
+    let mut body_max = match route.params.body_max.unwrap_or(limits.body).get() {
         0 => u64::MAX,
         max => max,
     };
@@ -178,6 +180,7 @@ pub(crate) fn classify(
     let key_of = |by: &HashKey| hash_key(by, head, path, client);
 
     let mut service_view = None;
+    let mut degraded = None;
     let plan = match &compiled.action {
         CompiledAction::Service(_) | CompiledAction::Split(_) => {
             let service = match &compiled.action {
@@ -192,11 +195,30 @@ pub(crate) fn classify(
                 }
                 _ => unreachable!("matched above"),
             };
-            let view = local.view(service);
-            let mut wire = worker.buffers.take();
-            write_head(&mut wire, bytes, head, path, conn, &facts, &view, compiled, &found.captures, route);
+            let (mut service, mut view) = (service, local.view(service));
+            if let Some(degradation) = &view.degradation {
+                degraded = degradation.look(worker.id, &mut worker.rng.borrow_mut());
+            }
+            let measures = degraded.as_ref().map(Degraded::measures);
+            if let Some(max) = measures.and_then(|measures| measures.body_max) {
+                body_max = body_max.min(max);
+            }
+            if let Some(stand_in) = measures.and_then(|measures| local.find(measures.service.as_deref()?)) {
+                (service, view) = (stand_in, local.view(stand_in));
+            }
             service_view = Some(Rc::clone(&view));
-            Plan::Forward { view, service, head: wire }
+            let mut wire = worker.buffers.take();
+            match measures.and_then(|measures| measures.answer.as_ref()) {
+                Some(answer) => {
+                    wire.extend(answer.fields());
+                    Plan::Answer { status: answer.status(), fields: wire }
+                }
+                None => {
+                    let captures = &found.captures;
+                    write_head(&mut wire, bytes, head, path, conn, &facts, &view, compiled, captures, route);
+                    Plan::Forward { view, service, head: wire }
+                }
+            }
         }
         CompiledAction::Redirect(redirect) => {
             let mut fields = worker.buffers.take();
@@ -257,6 +279,7 @@ pub(crate) fn classify(
         customer,
         cost,
         quota,
+        degraded,
         log,
         local,
     })

@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 pub use explain::{Candidate, Explanation, Tested, Verdict, Winner};
 pub use pattern::CAPTURES_MAX;
+pub(crate) use route::fixed_answer;
 pub use route::{CompiledAction, CompiledAnswer, CompiledRedirect, CompiledRoute};
 pub use tree::Captures;
 

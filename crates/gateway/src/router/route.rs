@@ -354,15 +354,22 @@ fn compile_action(
             let fields = [b"content-length: 0\r\n", &*response.added].concat().into();
             Some(CompiledAction::Redirect(CompiledRedirect { status: redirect.status, location, fields }))
         }
-        config::Action::Answer(answer) => compile_answer(answer, response, &mut place.at("answer")),
+        config::Action::Answer(answer) => {
+            compile_answer(answer, response, &mut place.at("answer")).map(CompiledAction::Answer)
+        }
     }
+}
+
+/// An answer that belongs to no route, and to which a route's own changes of the header are still to be made.
+pub(crate) fn fixed_answer(answer: &config::FixedAnswer, place: &mut Place<'_>) -> Option<CompiledAnswer> {
+    compile_answer(answer, &Changes::default(), place)
 }
 
 fn compile_answer(
     answer: &config::FixedAnswer,
     response: &Changes,
     place: &mut Place<'_>,
-) -> Option<CompiledAction> {
+) -> Option<CompiledAnswer> {
     if !(200..=599).contains(&answer.status) {
         let message = format!("{} is no status of an answer", answer.status);
         place.at("status").error(message, "use a status from 200 to 599");
@@ -390,5 +397,5 @@ fn compile_answer(
     }
     let fields = [fields.as_bytes(), &*response.added].concat().into();
     let body = answer.body.as_bytes().into();
-    Some(CompiledAction::Answer(CompiledAnswer { status: answer.status, fields, body }))
+    Some(CompiledAnswer { status: answer.status, fields, body })
 }

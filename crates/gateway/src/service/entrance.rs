@@ -183,6 +183,7 @@ mod tests {
     use super::*;
     use model::Deadline;
     use policy::limit::LimitParams;
+    use policy::queue::QueueParams;
     use std::future::pending;
     use std::task::Waker;
 
@@ -190,7 +191,8 @@ mod tests {
 
     fn entrance(places: u32) -> Entrance {
         let limit = LimitParams { min: places, max: places, initial: Some(places), ..LimitParams::default() };
-        let params = AdmissionParams { limit, ..AdmissionParams::default() };
+        let queue = QueueParams { waiting_max: 4, ..QueueParams::default() };
+        let params = AdmissionParams { limit, queue, ..AdmissionParams::default() };
         Entrance::new(&params, 1, Clock::new())
     }
 

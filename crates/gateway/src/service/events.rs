@@ -37,6 +37,10 @@ pub enum What {
     PanicEntered,
     /// Enough endpoints are available again.
     PanicLeft,
+    /// The service does less from now on: a mode of graceful degradation.
+    ModeEntered,
+    /// The mode is no longer in force.
+    ModeLeft,
     /// The configuration of the service changed.
     Reconfigured,
 }
@@ -59,6 +63,8 @@ impl What {
             Self::BreakerForced => "breaker_forced",
             Self::PanicEntered => "panic_entered",
             Self::PanicLeft => "panic_left",
+            Self::ModeEntered => "mode_entered",
+            Self::ModeLeft => "mode_left",
             Self::Reconfigured => "reconfigured",
         }
     }

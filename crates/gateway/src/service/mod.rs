@@ -9,6 +9,7 @@ mod control;
 mod entrance;
 mod events;
 mod member;
+mod modes;
 mod places;
 mod services;
 mod state;
@@ -22,11 +23,13 @@ pub use clock::Clock;
 pub use control::Control;
 pub use entrance::Entrance;
 pub use events::{Event, What};
+pub use modes::Degradation;
+pub(crate) use modes::Degraded;
 pub use places::Places;
 pub use services::Services;
 pub use status::{
-    AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, EndpointStatus, ReasonStatus,
-    ReportStatus, ServiceStatus, reason_name,
+    AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, EndpointStatus, ModeStatus,
+    ReasonStatus, ReportStatus, ServiceStatus, reason_name,
 };
 
 use std::net::SocketAddr;
@@ -75,6 +78,8 @@ pub struct View {
     pub throttle: Arc<policy::throttle::Throttle>,
     /// How often callers have tried already.
     pub callers: Arc<policy::callers::Callers>,
+    /// In which ways the service may do less, if it has any.
+    pub degradation: Option<Arc<Degradation>>,
     /// Bounds what is under way.
     pub bulkhead: Arc<Places>,
     /// Finds the endpoint that a client's cookie names, if the service is sticky.

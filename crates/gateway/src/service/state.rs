@@ -20,6 +20,7 @@ use policy::{Fleet, Rng, Unavailable, balance};
 
 use super::events::{Event, Events, What};
 use super::member::{LAME_DUCK_LAPSE, Member};
+use super::modes::{Told, Watch};
 use super::services::Process;
 use super::status::{
     AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, ServiceStatus, force_name,
@@ -76,6 +77,7 @@ pub(super) struct State {
     entrance: Arc<Entrance>,
     throttle: Arc<Throttle>,
     callers: Arc<Callers>,
+    modes: Watch,
     events: Events,
     version: u64,
     panicking: bool,
@@ -109,6 +111,7 @@ impl State {
             entrance: Arc::new(Entrance::new(&params.admission, workers, clock)),
             throttle: Arc::new(Throttle::new(&params.throttle, workers, now)),
             callers: Arc::new(Callers::new(&params.retry_advice, workers, now)),
+            modes: Watch::new(&params.modes, workers, now),
             events: Events::new(name),
             version: 0,
             panicking: false,
@@ -126,7 +129,8 @@ impl State {
     pub(super) fn poll_timeout(&self) -> Instant {
         let checks = if self.asking() < CHECKS_MAX { self.next_check() } else { Instant::NEVER };
         let lapses = self.members.iter().filter_map(|member| member.lapses).min();
-        self.publish_at.min(self.ejector.poll_timeout()).min(checks).min(lapses.unwrap_or(Instant::NEVER))
+        let planned = self.publish_at.min(self.ejector.poll_timeout()).min(self.modes.poll_timeout());
+        planned.min(checks).min(lapses.unwrap_or(Instant::NEVER))
     }
 
     /// Does what is due.
@@ -136,6 +140,7 @@ impl State {
         if self.ejector.interval_due(moment.now) {
             self.compare(moment);
         }
+        self.watch_modes(moment);
         for index in 0..self.members.len() {
             let member = &self.members[index];
             if member.untold_lame_duck() {
@@ -146,6 +151,16 @@ impl State {
         }
     }
 
+    /// Enters and leaves modes as the figures say.
+    fn watch_modes(&mut self, moment: Moment) {
+        let targets = self.members.iter().map(|member| &*member.target);
+        let told = self.modes.look(moment.now, moment.at, &self.params, &self.entrance, targets);
+        for Told { entered, why } in told {
+            let what = if entered { What::ModeEntered } else { What::ModeLeft };
+            self.tell(None, what, why, moment);
+        }
+    }
+
     /// The view to publish, if one is due.
     pub(super) fn poll_view(&mut self, moment: Moment) -> Option<View> {
         (self.publish_at <= moment.now).then(|| self.view(moment))
@@ -153,6 +168,8 @@ impl State {
 
     /// A new view of what is known now.
     pub(super) fn view(&mut self, moment: Moment) -> View {
+        // First, so that no view is without what an operator forced.
+        self.watch_modes(moment);
         (self.published, self.publish_at) = (moment.now, Instant::NEVER);
         self.version += 1;
         let endpoints = self.members.iter().map(|member| Arc::clone(&member.target.endpoint)).collect();
@@ -186,6 +203,7 @@ impl State {
             entrance: Arc::clone(&self.entrance),
             throttle: Arc::clone(&self.throttle),
             callers: Arc::clone(&self.callers),
+            degradation: self.modes.shared().cloned(),
             sticky,
         }
     }
@@ -401,6 +419,7 @@ impl State {
                 base_latency_secs: self.entrance.base_latency().as_secs_f64(),
                 shed: ClassShed::all(&self.entrance),
             },
+            modes: self.modes.status(),
             throttle: Criticality::ALL.map(|class| self.throttle.rejection(class, now)),
             callers: self.callers.counts(now).unwrap_or_default(),
             endpoints: self.members.iter().map(|member| member.status(now)).collect(),

@@ -629,3 +629,73 @@ proptest! {
         prop_assert_eq!(view.fleet.candidates().len(), view.targets.len());
     }
 }
+
+/// A service whose mode `less` has these keys.
+fn with_mode(keys: serde_json::Value) -> config::Service {
+    let modes = serde_json::json!({"modes": {"less": keys}});
+    serde_json::from_value(modes).unwrap()
+}
+
+fn in_force(bench: &Bench) -> bool {
+    bench.state.status("cart", bench.moment.now).modes[0].active
+}
+
+#[test]
+fn a_mode_holds_while_a_fresh_report_speaks_for_it_and_fails_towards_doing_everything() {
+    let mode = serde_json::json!({
+        "utilization": {"enter": 0.9}, "enter_after": "2s", "leave_after": "5s", "measures": ["no_retries"],
+    });
+    let mut bench = Bench::new(with_mode(mode), 2);
+    let report = |bench: &Bench, utilization: f64| {
+        let report = policy::Report { cpu_utilization: Some(utilization), ..policy::Report::default() };
+        bench.endpoint(1).on_report(bench.moment.now, &report);
+    };
+    report(&bench, 0.95);
+    bench.quietly(SECOND);
+    assert!(!in_force(&bench), "not for long enough");
+    bench.quietly(SECOND * 2);
+    assert!(in_force(&bench));
+    // Between the two thresholds nothing changes.
+    for _ in 0..10 {
+        report(&bench, 0.8);
+        bench.quietly(SECOND);
+    }
+    assert!(in_force(&bench));
+    // It says nothing more: its last word is soon too old.
+    bench.quietly(SECOND * 20);
+    assert!(!in_force(&bench));
+    let told: Vec<_> = bench.told().into_iter().map(|(_, what)| what).collect();
+    assert!(told.ends_with(&[What::ModeEntered, What::ModeLeft]), "{told:?}");
+}
+
+#[test]
+fn the_first_view_knows_a_forced_mode_and_reloads_keep_what_is_in_force() {
+    let mode = |force: &str, every: &str| {
+        with_mode(serde_json::json!({
+            "force": force, "leave_after": every, "measures": ["no_retries"],
+        }))
+    };
+    let mut bench = Bench::new(mode("on", "10s"), 1);
+    let held = |bench: &Bench| {
+        let view = bench.service.view();
+        let modes = view.degradation.as_ref().expect("modes");
+        modes.look(0, &mut policy::Rng::with_seed(1)).is_some()
+    };
+    assert!(held(&bench));
+    let reload = |bench: &mut Bench, params: config::Service| {
+        bench.step(|state, moment| state.on_params(Arc::new(params), moment));
+    };
+    // Left to itself again, it is left when the figures have let it for a while.
+    reload(&mut bench, mode("auto", "10s"));
+    assert!(held(&bench));
+    bench.quietly(SECOND * 11);
+    assert!(!held(&bench));
+    reload(&mut bench, mode("on", "10s"));
+    assert!(held(&bench));
+    reload(&mut bench, mode("off", "10s"));
+    assert!(!held(&bench));
+    let status = bench.state.status("cart", bench.moment.now).modes.remove(0);
+    assert_eq!((status.entered, status.requests, status.exercised), (2, 3, 0));
+    reload(&mut bench, config::Service::default());
+    assert!(bench.service.view().degradation.is_none());
+}

@@ -34,6 +34,8 @@ pub struct ServiceStatus {
     pub bulkhead: BulkheadStatus,
     /// How many requests it can work on, as far as is known, and who was not let in.
     pub admission: AdmissionStatus,
+    /// Its modes of graceful degradation.
+    pub modes: Vec<ModeStatus>,
     /// The share of each class's requests that are refused on its behalf, the highest class first.
     pub throttle: [f64; Criticality::ALL.len()],
     /// Requests that arrived lately, by their callers' attempt: the first, the second, the third, later ones.
@@ -85,6 +87,26 @@ pub struct AdmissionStatus {
     pub base_latency_secs: f64,
     /// Requests that were not let in.
     pub shed: Vec<ClassShed>,
+}
+
+/// A mode of graceful degradation.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModeStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it is in force.
+    pub active: bool,
+    /// Since when it is in force.
+    #[serde(serialize_with = "as_text_if_any")]
+    pub since: Option<Timestamp>,
+    /// What brought it into force; empty when it is not.
+    pub why: String,
+    /// Times that it was entered.
+    pub entered: u64,
+    /// Requests that it held for while in force.
+    pub requests: u64,
+    /// Requests that only exercised it.
+    pub exercised: u64,
 }
 
 /// Requests of one class that were not let in for one reason.
@@ -177,6 +199,13 @@ pub struct ReasonStatus {
 
 fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(at)
+}
+
+fn as_text_if_any<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => serializer.collect_str(at),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// What an endpoint said of its own load; absent figures were not reported.

@@ -164,6 +164,7 @@ mod tests {
     use super::*;
     use model::{Criticality, Deadline};
     use policy::limit::LimitParams;
+    use policy::queue::QueueParams;
     use tokio::task::JoinSet;
 
     const CRITICAL: Who = Who { class: Criticality::Critical, customer: 0, deadline: Deadline::NONE };
@@ -172,7 +173,8 @@ mod tests {
     /// A gate with a limit that stays as it is.
     fn gate(limit: u32) -> Arc<Gate> {
         let limit = LimitParams { initial: Some(limit), min: limit, max: limit, ..LimitParams::default() };
-        Gate::new(&AdmissionParams { limit, ..AdmissionParams::default() }).unwrap()
+        let queue = QueueParams { waiting_max: 4, ..QueueParams::default() };
+        Gate::new(&AdmissionParams { limit, queue, ..AdmissionParams::default() }).unwrap()
     }
 
     async fn enter(gate: &Arc<Gate>, who: Who) -> Told {

@@ -100,6 +100,15 @@ fn service(html: &mut String, service: &Service) -> fmt::Result {
         )?;
     }
     breaker(html, &service.breaker)?;
+    for mode in service.modes.iter().filter(|mode| mode.active) {
+        write!(
+            html,
+            "<span class=\"pill warn\" title=\"{}\">mode {} for {}</span>",
+            Text(&mode.why),
+            Text(&mode.name),
+            Text(seconds(mode.age)),
+        )?;
+    }
     let (budget, bulkhead) = (&service.retry_budget, &service.bulkhead);
     write!(
         html,
@@ -232,6 +241,7 @@ mod tests {
             listeners: vec![Default::default()],
             services: vec![Service {
                 panicking: true,
+                modes: vec![crate::status::Mode { active: true, ..Default::default() }],
                 endpoints: vec![Endpoint { reasons: vec![Default::default()], ..Default::default() }],
                 ..Default::default()
             }],

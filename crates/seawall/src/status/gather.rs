@@ -1,10 +1,10 @@
 //! The status document, made of what the gateway says of itself.
 
-use gateway::service::{BreakerStatus, EndpointStatus, ReasonStatus, ServiceStatus};
+use gateway::service::{BreakerStatus, EndpointStatus, ModeStatus, ReasonStatus, ServiceStatus};
 use model::Timestamp;
 
 use super::shape::{
-    Breaker, Budget, Bulkhead, Change, Endpoint, Event, Limit, Listener, Reason, Route, Service, Status,
+    Breaker, Budget, Bulkhead, Change, Endpoint, Event, Limit, Listener, Mode, Reason, Route, Service, Status,
 };
 
 /// Everything that the gateway knows, as of `now`. What the application knows (its file, its changes) is the caller's to add.
@@ -80,6 +80,19 @@ fn service(service: &ServiceStatus, now: Timestamp) -> Service {
             active_max: service.bulkhead.active_max.into(),
             waiting: service.bulkhead.waiting.into(),
         },
+        modes: service.modes.iter().map(|one| mode(one, now)).collect(),
+    }
+}
+
+fn mode(mode: &ModeStatus, now: Timestamp) -> Mode {
+    Mode {
+        name: mode.name.clone(),
+        active: mode.active,
+        why: mode.why.clone(),
+        age: mode.since.map_or(0.0, |since| age(since, now)),
+        entered: mode.entered,
+        requests: mode.requests,
+        exercised: mode.exercised,
     }
 }
 

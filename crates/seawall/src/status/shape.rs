@@ -83,6 +83,28 @@ pub struct Service {
     pub retry_budget: Budget,
     /// Its bulkhead.
     pub bulkhead: Bulkhead,
+    /// Its modes of graceful degradation.
+    pub modes: Vec<Mode>,
+}
+
+/// A mode of graceful degradation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mode {
+    /// Its name.
+    pub name: String,
+    /// Whether it is in force.
+    pub active: bool,
+    /// What brought it into force; empty when it is not.
+    pub why: String,
+    /// For how many seconds it has been in force.
+    pub age: f64,
+    /// Times that it was entered.
+    pub entered: u64,
+    /// Requests that it held for while in force.
+    pub requests: u64,
+    /// Requests that only exercised it.
+    pub exercised: u64,
 }
 
 /// One endpoint.

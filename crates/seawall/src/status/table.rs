@@ -107,6 +107,27 @@ pub fn render(status: &Status) -> String {
     }
     let _ = write!(text, "\n{}", columns(&rows, &[3, 4, 5, 6]));
 
+    let modes =
+        status.services.iter().flat_map(|service| service.modes.iter().map(move |mode| (service, mode)));
+    let rows: Vec<_> = modes
+        .map(|(service, mode)| {
+            row([
+                service.name.clone(),
+                mode.name.clone(),
+                if mode.active { format!("in force for {}", seconds(mode.age)) } else { "off".to_owned() },
+                count(mode.entered),
+                count(mode.requests),
+                count(mode.exercised),
+                mode.why.clone(),
+            ])
+        })
+        .collect();
+    if !rows.is_empty() {
+        let head = heading(["SERVICE", "MODE", "STATE", "ENTERED", "REQUESTS", "EXERCISED", "WHY"]);
+        let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+        let _ = write!(text, "\n{}", columns(&rows, &[3, 4, 5]));
+    }
+
     let mut rows = vec![heading(["ROUTE", "TO", "REQUESTS"])];
     rows.extend(status.routes.iter().map(|route| {
         let outcomes: Vec<String> =
@@ -129,7 +150,7 @@ pub fn render(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Breaker, Endpoint, Listener, Reason, Route, Service};
+    use crate::status::{Breaker, Endpoint, Listener, Mode, Reason, Route, Service};
     use expect_test::expect;
 
     #[test]
@@ -164,6 +185,18 @@ mod tests {
                 balance: "least_loaded".into(),
                 endpoints: vec![up, out],
                 breaker: Breaker { state: "closed".into(), ..Breaker::default() },
+                modes: vec![
+                    Mode { name: "bare".into(), exercised: 12, ..Mode::default() },
+                    Mode {
+                        name: "brownout".into(),
+                        active: true,
+                        why: "because of shed: utilization 0.97, shed 0.31".into(),
+                        age: 75.0,
+                        entered: 2,
+                        requests: 345,
+                        exercised: 9,
+                    },
+                ],
                 ..Service::default()
             }],
             routes: vec![Route {
@@ -185,6 +218,10 @@ mod tests {
             SERVICE  ENDPOINT       STATE    ACTIVE  ATTEMPTS  FAILED  LATENCY  WHY
             cart     10.0.0.1:8080  up            3     12.3k       0   4.2 ms
             cart     10.0.0.2:8080  ejected       0         0       5        -  5 failures in a row, for 1m 15s
+
+            SERVICE  MODE      STATE                ENTERED  REQUESTS  EXERCISED  WHY
+            cart     bare      off                        0         0         12
+            cart     brownout  in force for 1m 15s        2       345          9  because of shed: utilization 0.97, shed 0.31
 
             ROUTE   TO    REQUESTS
             /cart/  cart  success 99

@@ -10,7 +10,7 @@ use crate::gate::{Gate, NUMB, RICH, addresses, figure, plain, posting, refusal};
 use crate::rough::own_addr;
 
 /// A gateway that is never short of retries.
-fn rich(upstreams: &[std::net::SocketAddr], keys: &str) -> Gate {
+pub(crate) fn rich(upstreams: &[std::net::SocketAddr], keys: &str) -> Gate {
     Gate::with("web", upstreams, &format!("{NUMB}, retry_budget: {RICH}, {keys}"))
         .root(&format!("retry_budget: {RICH}"))
 }
@@ -284,7 +284,7 @@ fn a_client_that_leaves_in_the_back_off_ends_the_retries() {
 }
 
 /// Two endpoints whose first attempts at `/slow` never answer.
-fn slow_pair() -> Vec<Upstream> {
+pub(crate) fn slow_pair() -> Vec<Upstream> {
     let start = || {
         Upstream::start(|request| match (request.path(), request.headers.get("seawall-attempt")) {
             ("/slow", Some("1")) => Reply::hang(),
@@ -295,7 +295,7 @@ fn slow_pair() -> Vec<Upstream> {
 }
 
 /// Enough fast requests, for long enough, for the gateway to know what is usual.
-fn warm_up(gate: &Seawall) {
+pub(crate) fn warm_up(gate: &Seawall) {
     let started = Instant::now();
     let mut client = Client::connect(gate.addr());
     let mut sent = 0;

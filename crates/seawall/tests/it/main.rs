@@ -11,6 +11,7 @@ mod docs;
 mod gate;
 mod http;
 mod limits;
+mod modes;
 mod protect;
 mod quotas;
 mod rough;

@@ -1,6 +1,7 @@
 //! What no single value of a configuration shows: names that exist, bounds that depend on one another.
 
 mod listener;
+mod mode;
 mod quota;
 mod route;
 mod service;
@@ -29,7 +30,10 @@ impl Config {
         route::check(self, &mut root);
         quota::check(self, &mut root);
         for (name, service) in &self.services {
-            service::check(name, service, &mut root.at("services").at(name));
+            let mut services = root.at("services");
+            let mut place = services.at(name);
+            service::check(name, service, &mut place);
+            mode::check(self, name, service, &mut place);
         }
         route::find_unused_services(self, &mut root.at("services"));
         if self.limits.buffers.get() == 0 {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::super::problem::Place;
-use super::super::{Config, Route};
+use super::super::{Config, Measure, Route};
 use super::{field_name, hash_key, policy};
 use crate::router::Router;
 
@@ -62,7 +62,7 @@ fn check_one(config: &Config, route: &Route, place: &mut Place<'_>) {
     }
 }
 
-fn known(config: &Config, name: &str, place: &mut Place<'_>) {
+pub(super) fn known(config: &Config, name: &str, place: &mut Place<'_>) {
     if config.services.contains_key(name) {
         return;
     }
@@ -87,8 +87,14 @@ fn listed(config: &Config) -> String {
 pub(super) fn find_unused_services(config: &Config, place: &mut Place<'_>) {
     let in_split =
         |route: &Route| route.split.iter().map(|target| target.service.clone()).collect::<Vec<_>>();
-    let used: BTreeSet<String> =
-        config.routes.iter().flat_map(|route| route.service.iter().cloned().chain(in_split(route))).collect();
+    let routed = config.routes.iter().flat_map(|route| route.service.iter().cloned().chain(in_split(route)));
+    let measures =
+        config.services.values().flat_map(|service| service.modes.values()).flat_map(|mode| &mode.measures);
+    let stand_ins = measures.filter_map(|measure| match measure {
+        Measure::Service(name) => Some(name.clone()),
+        _ => None,
+    });
+    let used: BTreeSet<String> = routed.chain(stand_ins).collect();
     for name in config.services.keys().filter(|name| !used.contains(*name)) {
         place
             .at(name)

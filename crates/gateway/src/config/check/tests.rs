@@ -298,3 +298,39 @@ fn the_process_has_usable_bounds() {
             workers: 1025 workers are more than 1024; write 0 for one worker on each core"#]],
     );
 }
+
+#[test]
+fn modes_do_something_and_lead_somewhere() {
+    service(
+        &json!({"endpoints": ["h:80"], "modes": {
+            "a b": {"shed": {"enter": 0.5}},
+            "answers": {"force": "on", "measures": [{"answer": {"status": 99}}, {"service": "cart"}]},
+            "exercised": {"exercise": {"share": 0.5, "every": "10s", "for": "100ms"}, "measures": ["no_retries"]},
+            "idle": {"measures": ["no_hedging"]},
+            "inverted": {"shed": {"enter": 0.2, "leave": 0.4}, "measures": ["no_retries", "no_retries"]},
+            "nowhere": {"force": "on", "measures": [{"service": "crat"}, {"body_max": "0"}]},
+            "seventh": {"force": "off", "measures": ["no_hedging"]},
+        }}),
+        &expect![[r#"
+            services.cart.modes: 7 modes are more than 6; join some: a mode may have several measures
+            services.cart.modes.a b: `a b` is no name of a mode; write letters, digits, `-`, `_` and `.`: it goes into the `seawall-mode` header
+            services.cart.modes.a b: the mode leaves nothing out; give it `measures`, such as `[no_retries, no_hedging]`
+            services.cart.modes.answers.measures[0].answer.status: 99 is no status of an answer; use a status from 200 to 599
+            services.cart.modes.answers.measures[1].service: `cart` cannot stand in for itself; name another service that answers more cheaply
+            services.cart.modes.answers.measures[1].service: `answer` and `service` both say who answers; keep one of them
+            services.cart.modes.exercised.exercise: `exercise` is out of range; `share` must be at most 0.1: this is a drill, not an outage
+            services.cart.modes.exercised.exercise.for: an exercise this short may be missed; make `for` 1s or longer
+            services.cart.modes.idle: nothing ever enters the mode; give it `utilization` or `shed`, or say `force: off` if only operators enter it
+            services.cart.modes.inverted.shed: `shed` is out of range; `leave` must lie between 0 and `enter`, or the mode is entered and left at once
+            services.cart.modes.inverted.measures[1]: `no_retries` stands here twice; keep one of them
+            services.cart.modes.nowhere.measures[0].service: no service is called `crat`; did you mean `cart`? Services are: cart
+            services.cart.modes.nowhere.measures[1].body_max: 0 is no bound; give it a size, such as 64KiB"#]],
+    );
+    service(
+        &json!({"endpoints": ["h:80"], "modes": {
+            "less": {"utilization": {"enter": 0.9}, "exercise": {"share": 0.01, "every": "1h", "for": "1m"},
+                "measures": ["no_retries", {"drop_class": "SHEDDABLE"}, {"answer": {"status": 200, "body": "later"}}]},
+        }}),
+        &expect![""],
+    );
+}

@@ -48,6 +48,7 @@ impl State {
         if new.retry_advice != old.retry_advice {
             self.callers = Arc::new(Callers::new(&new.retry_advice, workers, now));
         }
+        self.modes.set_params(&new.modes, now);
         let rejudged = "what judges it was configured anew";
         if new.ejection != old.ejection {
             self.ejector = Ejector::new(&new.ejection, now);
