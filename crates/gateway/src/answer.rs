@@ -54,11 +54,13 @@ pub enum Reason {
     OutOfDescriptors,
     /// The customer's quota, shared by all gateways, is used up.
     QuotaExceeded,
+    /// As many batch requests as the listener's fuse lets through are under way, and the line before it is full or too slow.
+    FuseFull,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -81,6 +83,7 @@ impl Reason {
         Self::TooManyConnections,
         Self::OutOfDescriptors,
         Self::QuotaExceeded,
+        Self::FuseFull,
     ];
 
     /// Its name in the header and in metrics.
@@ -109,6 +112,7 @@ impl Reason {
             Self::TooManyConnections => "too_many_connections",
             Self::OutOfDescriptors => "out_of_descriptors",
             Self::QuotaExceeded => "quota_exceeded",
+            Self::FuseFull => "fuse_full",
         }
     }
 
@@ -130,7 +134,8 @@ impl Reason {
             | Self::NoEndpoint
             | Self::OutOfBuffers
             | Self::TooManyConnections
-            | Self::OutOfDescriptors => 503,
+            | Self::OutOfDescriptors
+            | Self::FuseFull => 503,
             Self::DeadlineExceeded | Self::UpstreamTimeout => 504,
         }
     }
@@ -146,6 +151,7 @@ impl Reason {
                 | Self::BulkheadFull
                 | Self::Overloaded
                 | Self::Throttled
+                | Self::FuseFull
                 | Self::DeadlineExceeded
         )
     }

@@ -8,7 +8,7 @@ mod quota;
 mod route;
 mod service;
 
-pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
+pub use listener::{ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, Role};
 pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
 pub use quota::{Quota, QuotaCost};

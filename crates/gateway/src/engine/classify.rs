@@ -1,6 +1,7 @@
 //! From a request's head to everything that is known about it before it is admitted.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Criticality, Deadline, Instant};
@@ -12,6 +13,7 @@ use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
 use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
 use crate::forwarded;
+use crate::fuse::{CLASS_MAX, Fuse};
 use crate::quota::Asked;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::View;
@@ -54,6 +56,8 @@ pub(crate) struct Request {
     pub(crate) cost: f64,
     /// What it asks of its route's quota.
     pub(crate) quota: Option<Asked>,
+    /// What batch jobs go through.
+    pub(crate) fuse: Option<Arc<Fuse>>,
     /// What the access log needs to know, when the request is to be logged.
     pub(crate) log: Option<Buffer>,
 }
@@ -163,7 +167,10 @@ pub(crate) fn classify(
     let route = &local.snapshot.routes[route_index];
 
     let facts = Facts::gather(head, conn.trusted);
-    let criticality = facts.criticality.unwrap_or(route.criticality);
+    let fuse = local.snapshot.fuse(conn.listener.params.address).cloned();
+    let stated = facts.criticality.unwrap_or(route.criticality);
+    // The route's class is for users: a batch job does not become one of them by asking for the same thing.
+    let criticality = if fuse.is_some() { stated.max(CLASS_MAX) } else { stated };
     let known = Some((&*route.name, criticality));
 
     let limits = &conn.listener.params.limits;
@@ -194,7 +201,7 @@ pub(crate) fn classify(
             };
             let view = local.view(service);
             let mut wire = worker.buffers.take();
-            write_head(&mut wire, bytes, head, path, conn, &facts, &view, compiled, &found.captures, route);
+            write_head(&mut wire, bytes, head, path, conn, criticality, &view, compiled, &found.captures);
             service_view = Some(Rc::clone(&view));
             Plan::Forward { view, service, head: wire }
         }
@@ -257,6 +264,7 @@ pub(crate) fn classify(
         customer,
         cost,
         quota,
+        fuse,
         log,
         local,
     })
@@ -355,11 +363,10 @@ fn write_head(
     head: &RequestHead<'_, '_>,
     path: &str,
     conn: &Conn,
-    facts: &Facts,
+    criticality: Criticality,
     view: &View,
     compiled: &crate::router::CompiledRoute,
     captures: &Captures,
-    route: &RouteState,
 ) {
     out.extend_from_slice(head.method_text.as_bytes());
     out.push(b' ');
@@ -412,7 +419,6 @@ fn write_head(
     if view.params.via {
         out.extend_from_slice(b"via: 1.1 seawall\r\n");
     }
-    let criticality = facts.criticality.unwrap_or(route.criticality);
     out.extend_from_slice(b"seawall-criticality: ");
     out.extend_from_slice(criticality.name().as_bytes());
     out.extend_from_slice(b"\r\n");

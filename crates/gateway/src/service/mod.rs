@@ -22,7 +22,7 @@ pub use clock::Clock;
 pub use control::Control;
 pub use entrance::Entrance;
 pub use events::{Event, What};
-pub use places::Places;
+pub use places::{NoPlace, Places};
 pub use services::Services;
 pub use status::{
     AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, EndpointStatus, ReasonStatus,
