@@ -37,6 +37,8 @@ pub enum What {
     PanicEntered,
     /// Enough endpoints are available again.
     PanicLeft,
+    /// Everybody who serves is new, so the service's limit is looked for anew.
+    Cold,
     /// The configuration of the service changed.
     Reconfigured,
 }
@@ -59,6 +61,7 @@ impl What {
             Self::BreakerForced => "breaker_forced",
             Self::PanicEntered => "panic_entered",
             Self::PanicLeft => "panic_left",
+            Self::Cold => "cold",
             Self::Reconfigured => "reconfigured",
         }
     }
