@@ -57,11 +57,13 @@ pub enum Reason {
     QuotaExceeded,
     /// The service is in a mode in which requests of this class are not served.
     Degraded,
+    /// As many batch requests as the listener's fuse lets through are under way, and the line before it is full or too slow.
+    FuseFull,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 23] = [
+    pub const ALL: [Reason; 24] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -85,6 +87,7 @@ impl Reason {
         Self::OutOfDescriptors,
         Self::QuotaExceeded,
         Self::Degraded,
+        Self::FuseFull,
     ];
 
     /// Its name in the header and in metrics.
@@ -114,6 +117,7 @@ impl Reason {
             Self::OutOfDescriptors => "out_of_descriptors",
             Self::QuotaExceeded => "quota_exceeded",
             Self::Degraded => "degraded",
+            Self::FuseFull => "fuse_full",
         }
     }
 
@@ -136,7 +140,8 @@ impl Reason {
             | Self::NoEndpoint
             | Self::OutOfBuffers
             | Self::TooManyConnections
-            | Self::OutOfDescriptors => 503,
+            | Self::OutOfDescriptors
+            | Self::FuseFull => 503,
             Self::DeadlineExceeded | Self::UpstreamTimeout => 504,
         }
     }
@@ -153,6 +158,7 @@ impl Reason {
                 | Self::Overloaded
                 | Self::Degraded
                 | Self::Throttled
+                | Self::FuseFull
                 | Self::DeadlineExceeded
         )
     }

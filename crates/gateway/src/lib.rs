@@ -11,6 +11,7 @@ pub mod config;
 mod discover;
 mod engine;
 pub mod forwarded;
+mod fuse;
 mod health;
 mod listen;
 pub mod metrics;
@@ -24,6 +25,7 @@ pub mod signals;
 mod snapshot;
 
 pub use answer::Reason;
+pub use fuse::FuseStatus;
 pub use run::{
     BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,
 };

@@ -11,6 +11,7 @@ use model::Criticality;
 
 use crate::answer::Reason;
 use crate::codec::Malformed;
+use crate::fuse::FuseStatus;
 use crate::listen::{ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
 use crate::service::{ClassShed, EndpointStatus, ModeStatus, ServiceStatus};
@@ -86,6 +87,12 @@ metrics! {
     ACCEPTED = "seawall_gateway_connections_accepted_total" Counter ["listener"] "Client connections accepted.";
     SHED_CONNECTIONS = "seawall_gateway_connections_shed_total" Counter ["listener", "reason"]
         "Client connections closed on arrival: `limit` of the listener, or no file `descriptors` left.";
+    FUSE_ACTIVE = "seawall_gateway_fuse_active_requests" Gauge ["listener"] "Batch requests under way upstream, over all services.";
+    FUSE_CONNECTIONS = "seawall_gateway_fuse_connections_open" Gauge ["listener"] "Connections to endpoints that batch requests use or left idle.";
+    FUSE_CONNECTIONS_MAX = "seawall_gateway_fuse_connections_max" Gauge ["listener"] "Connections to endpoints that batch requests may have.";
+    FUSE_WAITING = "seawall_gateway_fuse_waiting_requests" Gauge ["listener"] "Batch requests that wait in line.";
+    FUSE_REFUSED = "seawall_gateway_fuse_refused_requests_total" Counter ["listener", "reason"]
+        "Batch requests refused: queue_full (nobody more may wait) or queue_timeout (waited too long).";
     CLIENT_TIMEOUTS = "seawall_gateway_client_timeouts_total" Counter ["stage"]
         "Connections closed because the client was too slow: head, body, write.";
     BUFFER_BYTES = "seawall_gateway_buffer_bytes" Gauge [] "Bytes in buffers that outlive a moment.";
@@ -557,6 +564,28 @@ impl Exporter {
         self.begin(&UTILISATION);
         for signal in Signal::ALL {
             self.sample(&UTILISATION, &[signal.name()], utilisation.get(signal).unwrap_or(f64::NAN));
+        }
+    }
+
+    /// The figures of batch listeners' fuses, each with the listener's name.
+    pub(crate) fn fuses(&mut self, fuses: &[(&str, FuseStatus)]) {
+        let figures: [Figure<FuseStatus, u32>; 4] = [
+            (&FUSE_ACTIVE, |fuse| fuse.active),
+            (&FUSE_CONNECTIONS, |fuse| fuse.connections),
+            (&FUSE_CONNECTIONS_MAX, |fuse| fuse.connections_max),
+            (&FUSE_WAITING, |fuse| fuse.waiting),
+        ];
+        for (metric, figure) in figures {
+            self.begin(metric);
+            for (listener, fuse) in fuses {
+                self.sample(metric, &[listener], figure(fuse).into());
+            }
+        }
+        self.begin(&FUSE_REFUSED);
+        for (listener, fuse) in fuses {
+            for (reason, count) in [("queue_full", fuse.queue_full), ("queue_timeout", fuse.queue_timeout)] {
+                self.sample(&FUSE_REFUSED, &[listener, reason], count as f64);
+            }
         }
     }
 

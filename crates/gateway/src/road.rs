@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use model::{Criticality, Deadline, Fault, Instant, Party, Ratio, Retry, Verdict};
+use model::{Criticality, Deadline, Fault, Instant, Party, Ratio, Retry, Span, Verdict};
 use policy::admission::{End, Shed, Ticket, Who};
 use policy::attempts::{Condition, Decision, Facts, Failure, Stop, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
-use policy::bulkhead::Admission;
 use policy::callers::Advice;
+use policy::hedge::HedgeTimer;
 use policy::{Rng, Unavailable};
 
 use crate::answer::{After, Again, Reason, Refusal, begin_head, end_head, refuse};
@@ -25,13 +25,15 @@ use crate::engine::buffers::Buffer;
 use crate::engine::classify::{Plan, Refused, Request, classify};
 use crate::engine::conn::{Conn, poll_flush};
 use crate::engine::download::{DownloadError, Waits};
+use crate::engine::pool::Supply;
 use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
 use crate::engine::{probe, tunnel};
+use crate::fuse::{Fuse, Held};
 use crate::metrics::{ClientStage, Ending};
 use crate::quota;
 use crate::router::CompiledAction;
-use crate::service::{Degraded, View};
+use crate::service::{Degraded, NoPlace, View};
 use crate::snapshot::Seen;
 
 /// What the connection does next.
@@ -265,16 +267,16 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     if let Some(reason) = request.degraded.as_ref().and_then(|degraded| left_out(request, degraded)) {
         return finish_refused(worker, conn, request, None, reason.into(), Served::default()).await;
     }
-    let (view, head) = match &request.plan {
+    let (view, service, head) = match &request.plan {
         Plan::Answer { status, fields } => return serve_fixed(worker, conn, request, *status, fields).await,
-        Plan::Forward { view, head, .. } => (view, head),
+        Plan::Forward { view, service, head } => (view, *service, head),
     };
     let mut served = Served::default();
     match quota::try_enter(worker, request) {
         Ok(spent) => served.spent = spent,
         Err(refusal) => return finish_refused(worker, conn, request, None, refusal, served).await,
     }
-    let admitted = match admit(worker, conn, request, view).await {
+    let admitted = match admit(worker, conn, request, view, service).await {
         Ok(admitted) => admitted,
         Err(Some(refusal)) => return finish_refused(worker, conn, request, None, refusal, served).await,
         Err(None) => {
@@ -283,7 +285,9 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         }
     };
 
-    served.admitted = Some(worker.now());
+    let sent = worker.now();
+    served.admitted = Some(sent);
+    let view = &admitted.view;
     let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
     let upload =
         Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
@@ -301,10 +305,11 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         conn,
         request,
         view,
+        supply: admitted.supply(),
         retry,
         head,
         upload: &upload,
-        interim: route.hedge.is_none(),
+        interim: hedge_of(request).is_none(),
     };
     let found = find_answer(&way, &mut served).await;
     let now = worker.now();
@@ -323,7 +328,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
                 Party::Downstream | Party::Ours => (Ending::Refused, CallEnd::Ignored),
             };
             served.ending = ending;
-            admitted.judge(now, end, served.latency);
+            admitted.judge(now, end, now.since(sent));
             let refusal = refusal_of(worker, &error);
             return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
         }
@@ -336,7 +341,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         500.. => CallEnd::Failure,
         _ => CallEnd::Success,
     };
-    admitted.judge(now, end, served.latency);
+    admitted.judge(now, end, now.since(sent));
     admitted.answered(now, answer.flight.verdict(), answer.flight.latency());
     if worker.shared.access_log.enabled() {
         served.endpoint = Some(answer.flight.target().endpoint.name().into());
@@ -348,7 +353,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         (served.request_bytes, served.response_bytes) = tunnel.await;
         return served;
     }
-    deliver(worker, conn, answer, &upload, view, &mut served).await;
+    deliver(worker, conn, answer, &upload, &admitted, &mut served).await;
     served
 }
 
@@ -360,11 +365,17 @@ fn left_out(request: &Request, degraded: &Degraded) -> Option<Reason> {
     degraded.measures().drops(request.criticality).then_some(Reason::Degraded)
 }
 
+/// The timer of the route's hedges. Batch requests have none: each has one connection, and nobody waits for it.
+fn hedge_of(request: &Request) -> Option<&HedgeTimer> {
+    request.route().hedge.as_deref().filter(|_| request.fuse.is_none())
+}
+
 /// What a request holds while it is under way: a place among those that the service works on, one in its bulkhead, one in
-/// its breaker's count. Given back however the request ends.
+/// its breaker's count, one in its listener's fuse. Given back however the request ends.
 struct Admitted<'a> {
     worker: &'a Worker,
-    view: &'a View,
+    view: Rc<Seen>,
+    fused: Option<Held>,
     class: Criticality,
     permit: Cell<Option<Permit>>,
     ticket: Cell<Option<Ticket>>,
@@ -379,16 +390,31 @@ struct Admitted<'a> {
 const PATIENCE: u32 = 4;
 
 impl<'a> Admitted<'a> {
-    fn new(worker: &'a Worker, view: &'a View, class: Criticality, permit: Permit) -> Self {
+    fn new(
+        worker: &'a Worker,
+        view: Rc<Seen>,
+        fused: Option<Held>,
+        class: Criticality,
+        permit: Permit,
+    ) -> Self {
         Self {
             worker,
             view,
+            fused,
             class,
             permit: Cell::new(Some(permit)),
             ticket: Cell::new(None),
             in_bulkhead: Cell::new(false),
             sent: Cell::new(None),
             whole: Cell::new(false),
+        }
+    }
+
+    /// Where its connections come from.
+    fn supply(&self) -> Supply<'_> {
+        match &self.fused {
+            Some(held) => Supply::Fuse(held),
+            None => Supply::Worker(&self.worker.pool),
         }
     }
 
@@ -479,7 +505,7 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// Whether the request may go on: its customer's rate, the service's breaker, the room that the service has, the room that
+/// Whether the request may go on: its customer's rate, the fuse of batch jobs, the service's breaker, the room that the service has, the room that
 /// it is given, and what it would most likely say; in this order, so that what is refused cheaply is refused first and
 /// what is refused here does not count against the service.
 ///
@@ -489,9 +515,10 @@ async fn admit<'a>(
     worker: &'a Rc<Worker>,
     conn: &Conn,
     request: &Request,
-    view: &'a Rc<Seen>,
+    view: &Rc<Seen>,
+    service: usize,
 ) -> Result<Admitted<'a>, Option<Refusal>> {
-    let now = request.started;
+    let mut now = request.started;
     if request.caller_deadline.expired(now) {
         return Err(Some(Reason::DeadlineExceeded.into()));
     }
@@ -500,10 +527,26 @@ async fn admit<'a>(
         let taken = limiter.try_take(now, request.customer, request.cost);
         taken.map_err(|_| Some(Reason::RateLimited.into()))?;
     }
+    let gone = |cx: &mut Context<'_>| conn.poll_gone(cx, &worker.buffers);
+    let until = |wait_max: Span| {
+        worker.clock.timer(worker.now().after(wait_max.get()).min(request.caller_deadline.instant()))
+    };
+    let mut view = Rc::clone(view);
+    let mut fused = None;
+    if let Some(fuse) = &request.fuse {
+        // Boxed: what users ask for does not carry its room.
+        let entered = Box::pin(fuse.enter(worker.id, || until(fuse.params.wait_max), gone)).await;
+        let held = entered.map_err(|why| no_place(worker, request, why, || fuse_full(worker, fuse, why)))?;
+        if held.waited {
+            // What was known of the service when the request joined the line may have changed since.
+            (view, now) = (request.local.view(service), worker.tell_time());
+        }
+        fused = Some(held);
+    }
     let permit = view.breaker.try_enter(worker.id, now, &mut worker.rng.borrow_mut());
     let permit = permit.map_err(|_| Some(Reason::BreakerOpen.into()))?;
-    let admitted = Admitted::new(worker, view, request.criticality, permit);
-    let gone = |cx: &mut Context<'_>| conn.poll_gone(cx, &worker.buffers);
+    let admitted = Admitted::new(worker, view, fused, request.criticality, permit);
+    let view = &admitted.view;
 
     if view.params.admission.enabled {
         if let Some(degradation) = &view.degradation {
@@ -521,31 +564,8 @@ async fn admit<'a>(
             Err(shed) => return Err(Some(overloaded(worker, view, Reason::Overloaded, shed.name()))),
         }
     }
-    match view.bulkhead.try_enter(worker.id) {
-        Admission::Enter => {}
-        Admission::Wait => {
-            let until = worker
-                .now()
-                .after(view.params.bulkhead.wait_max.get())
-                .min(request.caller_deadline.instant());
-            let left = Cell::new(false);
-            let leaves = |cx: &mut Context<'_>| {
-                let gone = gone(cx);
-                left.set(gone.is_ready());
-                gone
-            };
-            if !view.bulkhead.wait(worker.id, worker.clock.timer(until), leaves).await {
-                return Err(if left.get() {
-                    None
-                } else if request.caller_deadline.expired(worker.tell_time()) {
-                    Some(Reason::DeadlineExceeded.into())
-                } else {
-                    Some(Reason::BulkheadFull.into())
-                });
-            }
-        }
-        Admission::Refuse => return Err(Some(Reason::BulkheadFull.into())),
-    }
+    let entered = view.bulkhead.enter(worker.id, || until(view.params.bulkhead.wait_max), gone).await;
+    entered.map_err(|why| no_place(worker, request, why, || Reason::BulkheadFull.into()))?;
     admitted.in_bulkhead.set(true);
     let now = worker.now();
     let sent = view.throttle.try_send(worker.id, request.criticality, now, &mut worker.rng.borrow_mut());
@@ -555,6 +575,32 @@ async fn admit<'a>(
     view.retry_budget.on_request(worker.id);
     request.local.snapshot.retry_budget.on_request(worker.id);
     Ok(admitted)
+}
+
+/// What a request is told that found no place: nothing when nobody listens, its own deadline when that is what ended the
+/// wait.
+fn no_place(
+    worker: &Worker,
+    request: &Request,
+    why: NoPlace,
+    refusal: impl FnOnce() -> Refusal,
+) -> Option<Refusal> {
+    match why {
+        NoPlace::Gone => None,
+        NoPlace::Late if request.caller_deadline.expired(worker.tell_time()) => {
+            Some(Reason::DeadlineExceeded.into())
+        }
+        NoPlace::Late | NoPlace::Full => Some(refusal()),
+    }
+}
+
+/// A refusal by the fuse. The line moves on within its longest wait, so callers come back spread over that.
+fn fuse_full(worker: &Worker, fuse: &Fuse, why: NoPlace) -> Refusal {
+    let wait_max = fuse.params.wait_max.get().as_secs().max(1);
+    let after_secs = Some(worker.rng.borrow_mut().u64(1..=wait_max));
+    let detail = if why == NoPlace::Full { "queue_full" } else { "queue_timeout" };
+    let refusal = Refusal::from(Reason::FuseFull);
+    Refusal { detail, again: Again { after_secs, ..refusal.again }, ..refusal }
 }
 
 /// A refusal for overload. Callers come back spread over some seconds, and elsewhere at once only while few of them come
@@ -666,11 +712,11 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
         }
         let (index, permit) =
             pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
-        let flight = Flight::begin(worker, request, index, permit, now);
+        let flight = Flight::begin(worker, request, view, index, permit, now);
         tried.push(index);
         served.attempts += 1;
         metrics.attempts[(served.attempts as usize).min(4) - 1].one();
-        let hedge_delay = match &request.route().hedge {
+        let hedge_delay = match hedge_of(request) {
             Some(hedge)
                 if may_hedge
                     && served.attempts == 1
@@ -698,7 +744,7 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
                 free_retry = false;
                 served.attempts -= 1;
                 tried = Tried::default();
-                worker.pool.forget(view.targets[index as usize].id);
+                way.supply.forget(view.targets[index as usize].id);
                 continue;
             }
             Err(AttemptError::Connect(_) | AttemptError::ConnectTimeout) => {
@@ -781,7 +827,7 @@ async fn hedged(
     let budgets = [&*view.retry_budget, &*request.local.snapshot.retry_budget];
     // Picked before paid for, so that a hedge that has nowhere to go costs nothing.
     let Ok((index, permit)) = pick(worker, request, view, tried, now) else { return first.await };
-    let flight = Flight::begin(worker, request, index, permit, now);
+    let flight = Flight::begin(worker, request, view, index, permit, now);
     if tried.as_slice().contains(&index) || !policy::budget::try_retry_all(&budgets, now) {
         drop(flight);
         return first.await;
@@ -809,9 +855,10 @@ async fn deliver(
     conn: &Conn,
     answer: Answer,
     upload: &RefCell<Upload>,
-    view: &View,
+    admitted: &Admitted<'_>,
     served: &mut Served,
 ) {
+    let view = &admitted.view;
     let Answer { mut flight, mut stream, mut download, after, persists, .. } = answer;
     let mut timed = false;
     let delivered = poll_fn(|cx| {
@@ -850,7 +897,8 @@ async fn deliver(
             let target = flight.target().id;
             if persists && download.arrived() && !download.overrun && upload.borrow().done() {
                 let idle_max = worker.shared.idle_upstream_max();
-                worker.pool.put(target, stream, worker.now(), view.params.timeouts.idle.get(), idle_max);
+                let keep = view.params.timeouts.idle.get();
+                admitted.supply().put(target, stream, worker.now(), keep, idle_max);
             }
             served.next = match after {
                 After::Keep => Next::Idle,
@@ -1003,7 +1051,7 @@ fn observe(worker: &Worker, request: &Request, served: &Served) {
     if served.response_bytes > 0 {
         shard.response_bytes.add(served.response_bytes);
     }
-    if let (Some(hedge), true) = (&route.hedge, served.ending.good()) {
+    if let (Some(hedge), true) = (hedge_of(request), served.ending.good()) {
         hedge.on_latency(worker.id, worker.now(), served.latency);
     }
     let kept = request.degraded.as_ref().and_then(|degraded| degraded.measures().log_sample);

@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
+use crate::fuse::FuseStatus;
 use crate::listen::{self, Listener, ListenerFigures, ListenerState, Room};
 use crate::metrics::{Ending, Exporter, WorkerMetrics};
 use crate::pressure::{self, Pressure};
 use crate::quota::{Quota, Quotas};
 use crate::router::Router;
 use crate::service::{Clock, Control, Event, Service, ServiceStatus, Services};
-use crate::snapshot::{Snapshot, route_state};
+use crate::snapshot::{Snapshot, fuses, route_state};
 
 /// Commands that may wait for a busy worker.
 const COMMANDS_MAX: usize = 64;
@@ -475,6 +476,7 @@ impl Gateway {
                 connections_max: listener.params.connections_max,
                 accepted: figures.accepted.load(Relaxed),
                 shed: figures.shed_limit.load(Relaxed) + figures.shed_descriptors.load(Relaxed),
+                fuse: snapshot.fuse(listener.params.address).map(|fuse| fuse.status()),
             }
         });
         let routes = snapshot.routes.iter().map(|route| RouteStatus {
@@ -532,6 +534,11 @@ impl Gateway {
             state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
         drop(state);
         out.listeners(&listeners, &inner.room);
+        let fuses: Vec<_> = listeners
+            .iter()
+            .filter_map(|listener| Some((&*listener.name, snapshot.fuse(listener.params.address)?.status())))
+            .collect();
+        out.fuses(&fuses);
         let services: Vec<ServiceStatus> =
             inner.services.all().iter().map(|control| control.status()).collect();
         out.services(&services);
@@ -679,6 +686,7 @@ fn snapshot(
         services: services.into(),
         retry_budget,
         retry_budget_params: config.retry_budget.clone(),
+        fuses: fuses(&config.listeners, before, workers),
     }
 }
 
@@ -770,6 +778,8 @@ pub struct ListenerStatus {
     pub accepted: u64,
     /// Connections closed on arrival.
     pub shed: u64,
+    /// Its fuse, if it is for batch jobs.
+    pub fuse: Option<FuseStatus>,
 }
 
 /// A route at one moment.

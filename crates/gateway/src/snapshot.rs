@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use policy::rate_limit::RateLimiter;
 use policy::split::Split;
 
 use crate::config;
+use crate::fuse::Fuse;
 use crate::metrics::RouteMetrics;
 use crate::quota::Quota;
 use crate::router::Router;
@@ -30,6 +32,15 @@ pub(crate) struct Snapshot {
     /// Bounds the retries of the whole process.
     pub(crate) retry_budget: Arc<RetryBudget>,
     pub(crate) retry_budget_params: RetryBudgetParams,
+    /// Of the batch listeners, by the address that the configuration gives them.
+    pub(crate) fuses: Box<[(SocketAddr, Arc<Fuse>)]>,
+}
+
+impl Snapshot {
+    /// The fuse of the listener at `address`, if it is one for batch jobs.
+    pub(crate) fn fuse(&self, address: SocketAddr) -> Option<&Arc<Fuse>> {
+        self.fuses.iter().find(|(at, _)| *at == address).map(|(_, fuse)| fuse)
+    }
 }
 
 /// What a route needs beside what the router compiled.
@@ -82,6 +93,23 @@ impl Local {
             _ => Rc::clone(slot.insert(Rc::new(Seen(service.view())))),
         }
     }
+}
+
+/// The fuses of `listeners`, keeping those whose parameters are the same. One with other parameters begins empty: until the
+/// requests under way and in line have ended, both old and new ones have places.
+pub(crate) fn fuses(
+    listeners: &[config::Listener],
+    before: Option<&Snapshot>,
+    workers: usize,
+) -> Box<[(SocketAddr, Arc<Fuse>)]> {
+    let fuse = |listener: &config::Listener| {
+        let params = listener.fuse_in_force()?;
+        let kept =
+            before.and_then(|before| before.fuse(listener.address)).filter(|fuse| fuse.params == params);
+        let fuse = kept.map_or_else(|| Arc::new(Fuse::new(&params, workers)), Arc::clone);
+        Some((listener.address, fuse))
+    };
+    listeners.iter().filter_map(fuse).collect()
 }
 
 /// Builds route states, keeping what was learnt under the same name and parameters.

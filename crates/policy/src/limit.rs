@@ -48,6 +48,13 @@ const INITIAL: u32 = 100;
 const LIMIT_MAX: u32 = 1 << 24;
 
 impl LimitParams {
+    /// The limit of a service of which nothing is known.
+    #[must_use]
+    pub fn first(&self) -> u32 {
+        let min = self.min.max(1);
+        self.initial.unwrap_or(INITIAL).clamp(min, self.max.max(min))
+    }
+
     /// What is senseless, field by field.
     #[must_use]
     pub fn check(&self) -> Vec<(&'static str, String)> {
@@ -136,8 +143,7 @@ impl AdaptiveLimit {
     /// A limit shared by `workers` workers that has seen nothing at `now`.
     #[must_use]
     pub fn new(params: &LimitParams, workers: usize, now: Instant) -> Self {
-        let (min, max) = (params.min.max(1), params.max.max(params.min).max(1));
-        let initial = params.initial.unwrap_or(INITIAL).clamp(min, max);
+        let initial = params.first();
         let limit = Self {
             limit: Padded::default(),
             seen: Sharded::new(workers),

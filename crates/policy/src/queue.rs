@@ -25,7 +25,7 @@ pub struct QueueParams {
     /// Requests that may wait at once, as a share of the limit; but always a few, and as many as do not wait long.
     pub waiting_share: Ratio,
     /// A wait that is acceptable for longer than a burst, and the longest one under pressure. When absent, a quarter
-    /// of what an answer takes when nobody queues.
+    /// of what an answer takes when nobody queues, but not below 20ms.
     pub target: Option<Span>,
     /// The longest wait when there is no pressure.
     pub wait_max: Span,
@@ -96,8 +96,8 @@ const UNNOTICED: Duration = Duration::from_millis(50);
 /// Places to wait that a small limit has too.
 const WAITING_MIN: u32 = 4;
 
-/// The shortest target that a timer can keep.
-const TARGET_MIN: Duration = Duration::from_micros(250);
+/// The shortest target: less is not worth a refusal.
+const TARGET_MIN: Duration = Duration::from_millis(20);
 
 /// An interval is this many targets: long enough for a burst to drain.
 const INTERVAL_TARGETS: u32 = 5;

@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use gateway::config::{Action, Config, Measure, Mode, Route, Service, SplitTarget};
+use gateway::config::{Action, Config, Fuse, Measure, Mode, Route, Service, SplitTarget};
 use gateway::router::{Query, Router, path};
+use model::Criticality;
 use policy::degrade::{Exercise, Force};
 
 use crate::cli::{Failure, say};
@@ -153,8 +154,20 @@ fn describe(text: &mut String, config: &Config, route: &Route, request: &Request
         }
         None => line(
             "criticality",
-            format!("{}, the default; a trusted caller may name another", model::Criticality::default()),
+            format!("{}, the default; a trusted caller may name another", Criticality::default()),
         ),
+    }
+    for listener in &config.listeners {
+        if let Some(Fuse { connections, waiting_max, wait_max }) = listener.fuse_in_force() {
+            let at = listener.name.clone().unwrap_or_else(|| listener.address.to_string());
+            let class = Criticality::SheddablePlus;
+            line(
+                "batch",
+                format!(
+                    "through {at}: at most {class}; {connections} under way over all services, {waiting_max} waiting up to {wait_max}; no hedge"
+                ),
+            );
+        }
     }
     if let Some(limit) = &route.rate_limit {
         let (rate, burst) = (limit.limit.per_sec, limit.limit.burst);
@@ -381,6 +394,18 @@ services:
             no route
         "#]]
         .assert_eq(&ask("GET", "http://elsewhere.example/nothing"));
+    }
+
+    #[test]
+    fn says_what_batch_jobs_get() {
+        let file = "listeners: [{address: '127.0.0.1:80'}, {address: '127.0.0.1:81', name: jobs, role: batch, fuse: {connections: 4}}]\n\
+                    services: {cart: {endpoints: ['10.0.0.1:80']}}\n";
+        let loaded = config::read("test.yaml", file).unwrap_or_else(|errors| panic!("{errors}"));
+        let request = Request::parse("GET", "http://shop.example/", &[]).unwrap();
+        let text = explain(&loaded.config().gateway(), &request).unwrap();
+        let batch: Vec<_> = text.lines().filter(|line| line.starts_with("batch")).collect();
+        let expected = "batch        through jobs: at most SHEDDABLE_PLUS; 4 under way over all services, 1000 waiting up to 30s; no hedge";
+        assert_eq!(batch, [expected], "{text}");
     }
 
     #[test]

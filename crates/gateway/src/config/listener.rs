@@ -3,6 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use model::{ByteSize, Span};
+use policy::bulkhead::BulkheadParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -15,6 +16,12 @@ pub struct Listener {
     /// Its name in metrics and logs; the address when absent.
     #[serde(default)]
     pub name: Option<String>,
+    /// Who comes in here.
+    #[serde(default)]
+    pub role: Role,
+    /// How many requests of a `batch` listener go upstream at once, and how many wait; every default when absent.
+    #[serde(default)]
+    pub fuse: Option<Fuse>,
     /// Networks of proxies whose `Forwarded`, `X-Forwarded-*`, deadline, criticality and attempt headers are believed.
     /// From anybody else these headers are removed.
     #[serde(default)]
@@ -41,11 +48,57 @@ impl Listener {
         Self {
             address,
             name: None,
+            role: Role::default(),
+            fuse: None,
             trusted: Vec::new(),
             connections_max: connections_max_default(),
             timeouts: ClientTimeouts::default(),
             limits: MessageLimits::default(),
         }
+    }
+
+    /// The fuse in force here, if there is one.
+    #[must_use]
+    pub fn fuse_in_force(&self) -> Option<Fuse> {
+        (self.role == Role::Batch).then(|| self.fuse.clone().unwrap_or_default())
+    }
+}
+
+/// Who comes in at a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Users, and whoever acts for them while they wait.
+    #[default]
+    Interactive,
+    /// Batch jobs: never above SHEDDABLE_PLUS, and through a fuse.
+    Batch,
+}
+
+/// What stands between batch jobs and the services: few connections, and a line before them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fuse {
+    /// Connections to endpoints, of all services and all workers together, and so requests under way at once.
+    pub connections: u32,
+    /// Requests that may wait for one; more are refused at once.
+    pub waiting_max: u32,
+    /// Longest wait.
+    pub wait_max: Span,
+}
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self { connections: 8, waiting_max: 1000, wait_max: Span::from_secs(30) }
+    }
+}
+
+impl Fuse {
+    /// The bulkhead that bounds what is under way.
+    #[must_use]
+    pub fn bulkhead(&self) -> BulkheadParams {
+        let Self { connections, waiting_max, wait_max } = *self;
+        BulkheadParams { active_max: connections, waiting_max, wait_max }
     }
 }
 

@@ -9,7 +9,7 @@ mod quota;
 mod route;
 mod service;
 
-pub use listener::{ClientTimeouts, IpNet, Listener, MessageLimits};
+pub use listener::{ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, Role};
 pub use mode::{Measure, Mode, ModeKeys};
 pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};

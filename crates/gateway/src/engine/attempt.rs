@@ -19,6 +19,7 @@ use super::buffers::Buffer;
 use super::classify::{Plan, Request, Runs};
 use super::conn::{Conn, poll_flush, poll_read};
 use super::download::{Download, DownloadError};
+use super::pool::Supply;
 use super::upload::{Upload, UploadError};
 use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
@@ -27,7 +28,7 @@ use crate::codec::{
     write_decimal,
 };
 use crate::config;
-use crate::service::{Notice, Service, Target, View};
+use crate::service::{Notice, Service, Target};
 use crate::snapshot::{Local, Seen};
 
 /// Why an attempt brought no answer.
@@ -147,11 +148,12 @@ impl Flight {
     pub(crate) fn begin(
         worker: &Rc<Worker>,
         request: &Request,
+        view: &Rc<Seen>,
         index: u32,
         permit: Permit,
         now: Instant,
     ) -> Self {
-        let Plan::Forward { view, service, .. } = &request.plan else {
+        let Plan::Forward { service, .. } = &request.plan else {
             unreachable!("only forwarded requests are attempted")
         };
         Self {
@@ -235,7 +237,8 @@ pub(crate) struct Attempts<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) conn: &'a Conn,
     pub(crate) request: &'a Request,
-    pub(crate) view: &'a View,
+    pub(crate) view: &'a Rc<Seen>,
+    pub(crate) supply: Supply<'a>,
     pub(crate) retry: &'a RetryPolicyParams,
     pub(crate) head: &'a [u8],
     pub(crate) upload: &'a RefCell<Upload>,
@@ -291,7 +294,7 @@ async fn send_and_wait(
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
-    let (stream, pooled) = match worker.pool.take(flight.target().id) {
+    let (stream, pooled) = match way.supply.take(flight.target().id, now) {
         Some(stream) => (stream, true),
         None => (connect(way, flight.target().address, deadline).await?, false),
     };

@@ -1,6 +1,7 @@
 //! From a request's head to everything that is known about it before it is admitted.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Criticality, Deadline, Instant};
@@ -12,6 +13,7 @@ use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
 use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
 use crate::forwarded;
+use crate::fuse::{CLASS_MAX, Fuse};
 use crate::quota::Asked;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::{Degraded, View};
@@ -56,6 +58,8 @@ pub(crate) struct Request {
     pub(crate) quota: Option<Asked>,
     /// The modes of its service that hold for it.
     pub(crate) degraded: Option<Degraded>,
+    /// What batch jobs go through.
+    pub(crate) fuse: Option<Arc<Fuse>>,
     /// What the access log needs to know, when the request is to be logged.
     pub(crate) log: Option<Buffer>,
 }
@@ -165,7 +169,10 @@ pub(crate) fn classify(
     let route = &local.snapshot.routes[route_index];
 
     let facts = Facts::gather(head, conn.trusted);
-    let criticality = facts.criticality.unwrap_or(route.criticality);
+    let fuse = local.snapshot.fuse(conn.listener.params.address).cloned();
+    let stated = facts.criticality.unwrap_or(route.criticality);
+    // The route's class is for users: a batch job does not become one of them by asking for the same thing.
+    let criticality = if fuse.is_some() { stated.max(CLASS_MAX) } else { stated };
     let known = Some((&*route.name, criticality));
 
     let limits = &conn.listener.params.limits;
@@ -215,7 +222,7 @@ pub(crate) fn classify(
                 }
                 None => {
                     let captures = &found.captures;
-                    write_head(&mut wire, bytes, head, path, conn, &facts, &view, compiled, captures, route);
+                    write_head(&mut wire, bytes, head, path, conn, criticality, &view, compiled, captures);
                     Plan::Forward { view, service, head: wire }
                 }
             }
@@ -280,6 +287,7 @@ pub(crate) fn classify(
         cost,
         quota,
         degraded,
+        fuse,
         log,
         local,
     })
@@ -378,11 +386,10 @@ fn write_head(
     head: &RequestHead<'_, '_>,
     path: &str,
     conn: &Conn,
-    facts: &Facts,
+    criticality: Criticality,
     view: &View,
     compiled: &crate::router::CompiledRoute,
     captures: &Captures,
-    route: &RouteState,
 ) {
     out.extend_from_slice(head.method_text.as_bytes());
     out.push(b' ');
@@ -435,7 +442,6 @@ fn write_head(
     if view.params.via {
         out.extend_from_slice(b"via: 1.1 seawall\r\n");
     }
-    let criticality = facts.criticality.unwrap_or(route.criticality);
     out.extend_from_slice(b"seawall-criticality: ");
     out.extend_from_slice(criticality.name().as_bytes());
     out.extend_from_slice(b"\r\n");

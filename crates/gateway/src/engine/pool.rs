@@ -11,6 +11,8 @@ use model::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::fuse::Held;
+
 /// An idle connection and since when it idles.
 struct Idle {
     stream: TcpStream,
@@ -39,6 +41,41 @@ impl Hasher for IdHasher {
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: RefCell<HashMap<u64, Vec<Idle>, BuildHasherDefault<IdHasher>>>,
+}
+
+/// Where a request's connections come from, and where they go when it has done with them.
+#[derive(Clone, Copy)]
+pub(crate) enum Supply<'a> {
+    /// Its worker's pool.
+    Worker(&'a Pool),
+    /// Its listener's fuse.
+    Fuse(&'a Held),
+}
+
+impl Supply<'_> {
+    /// An idle connection to `target`. Without one, the request opens its own.
+    pub(crate) fn take(self, target: u64, now: Instant) -> Option<TcpStream> {
+        match self {
+            Self::Worker(pool) => pool.take(target),
+            Self::Fuse(held) => held.take(target, now),
+        }
+    }
+
+    /// Keeps `stream` for up to `keep`; a pool that keeps `idle_max` already closes it.
+    pub(crate) fn put(self, target: u64, stream: TcpStream, now: Instant, keep: Duration, idle_max: u32) {
+        match self {
+            Self::Worker(pool) => pool.put(target, stream, now, keep, idle_max),
+            Self::Fuse(held) => held.put(target, stream, now.after(keep)),
+        }
+    }
+
+    /// Closes all idle connections to `target`.
+    pub(crate) fn forget(self, target: u64) {
+        match self {
+            Self::Worker(pool) => pool.forget(target),
+            Self::Fuse(held) => held.forget(target),
+        }
+    }
 }
 
 /// Whether the kernel has reported anything on an idle connection: it was closed, or the endpoint sent what nobody asked

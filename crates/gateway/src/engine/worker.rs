@@ -224,7 +224,8 @@ impl Worker {
     /// Closes what idles here at once, and within a second what idles at other workers; answers whether there was any here.
     fn free_descriptors(&self) -> bool {
         self.shared.shortages.fetch_add(1, Ordering::Relaxed);
-        self.pool.clear() > 0
+        let fuses: usize = self.local().snapshot.fuses.iter().map(|(_, fuse)| fuse.clear()).sum();
+        self.pool.clear() + fuses > 0
     }
 }
 
@@ -259,11 +260,15 @@ pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
             let mut shortages = 0;
             loop {
                 tokio::time::sleep(SWEEP).await;
-                let now = sweeper.shared.shortages.load(Ordering::Relaxed);
-                if std::mem::replace(&mut shortages, now) != now {
+                let known = sweeper.shared.shortages.load(Ordering::Relaxed);
+                if std::mem::replace(&mut shortages, known) != known {
                     sweeper.pool.clear();
                 }
-                sweeper.metrics.idle_upstream.set(sweeper.pool.sweep(sweeper.clock.now()) as u64);
+                let now = sweeper.clock.now();
+                sweeper.metrics.idle_upstream.set(sweeper.pool.sweep(now) as u64);
+                if sweeper.id == 0 {
+                    sweeper.local().snapshot.fuses.iter().for_each(|(_, fuse)| fuse.sweep(now));
+                }
             }
         });
         let timed = Rc::clone(&worker);

@@ -41,6 +41,8 @@ pub enum What {
     ModeEntered,
     /// The mode is no longer in force.
     ModeLeft,
+    /// Everybody who serves is new, so the service's limit is looked for anew.
+    Cold,
     /// The configuration of the service changed.
     Reconfigured,
 }
@@ -65,6 +67,7 @@ impl What {
             Self::PanicLeft => "panic_left",
             Self::ModeEntered => "mode_entered",
             Self::ModeLeft => "mode_left",
+            Self::Cold => "cold",
             Self::Reconfigured => "reconfigured",
         }
     }

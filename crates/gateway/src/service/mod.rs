@@ -25,7 +25,7 @@ pub use entrance::Entrance;
 pub use events::{Event, What};
 pub use modes::Degradation;
 pub(crate) use modes::Degraded;
-pub use places::Places;
+pub use places::{NoPlace, Places};
 pub use services::Services;
 pub use status::{
     AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, EndpointStatus, ModeStatus,

@@ -75,6 +75,8 @@ pub(super) struct State {
     retry_budget: Arc<RetryBudget>,
     bulkhead: Arc<Places>,
     entrance: Arc<Entrance>,
+    /// When the search for the limit began.
+    limit_sought: Instant,
     throttle: Arc<Throttle>,
     callers: Arc<Callers>,
     modes: Watch,
@@ -109,6 +111,7 @@ impl State {
             retry_budget: Arc::new(RetryBudget::new(&params.retry_budget, workers, now)),
             bulkhead: Arc::new(Places::new(Bulkhead::new(&params.bulkhead, workers))),
             entrance: Arc::new(Entrance::new(&params.admission, workers, clock)),
+            limit_sought: now,
             throttle: Arc::new(Throttle::new(&params.throttle, workers, now)),
             callers: Arc::new(Callers::new(&params.retry_advice, workers, now)),
             modes: Watch::new(&params.modes, workers, now),
@@ -172,6 +175,7 @@ impl State {
         self.watch_modes(moment);
         (self.published, self.publish_at) = (moment.now, Instant::NEVER);
         self.version += 1;
+        self.seek_limit_if_cold(moment);
         let endpoints = self.members.iter().map(|member| Arc::clone(&member.target.endpoint)).collect();
         let fleet = Fleet::new(endpoints, self.params.panic_below)
             .with_slow_start(&self.params.slow_start, moment.now);
@@ -205,6 +209,29 @@ impl State {
             callers: Arc::clone(&self.callers),
             degradation: self.modes.shared().cloned(),
             sticky,
+        }
+    }
+
+    /// Begins the search for the limit anew when everybody who serves joined within the slow-start window and nobody of them
+    /// was there when it began.
+    ///
+    /// Slow start ramps newcomers relative to the others; here there are no others. What the limit was before says what
+    /// warm caches could bear, while a cold cluster that gets all of that at once may never warm up. From where it begins
+    /// the limit grows only as fast as answers show that it may. One that has fallen below its beginning stays.
+    ///
+    /// Source: SRE book, ch. 22, "Slow startup and cold caching".
+    fn seek_limit_if_cold(&mut self, moment: Moment) {
+        let serving = self.members.iter().map(Member::endpoint).filter(|endpoint| endpoint.available());
+        let Some(oldest) = serving.map(|endpoint| endpoint.joined()).min() else { return };
+        let cold =
+            oldest > self.limit_sought && oldest.after(self.params.slow_start.window.get()) > moment.now;
+        let (limit, initial) = (self.entrance.limit(), self.params.admission.limit.first());
+        if cold && self.params.admission.enabled && limit > initial {
+            // Requests under way have their places in the old one: mostly at endpoints that are gone.
+            self.entrance = Arc::new(Entrance::new(&self.params.admission, self.workers, self.clock));
+            self.limit_sought = moment.now;
+            let why = format!("no endpoint is older than the slow start; limit {initial} instead of {limit}");
+            self.tell(None, What::Cold, why, moment);
         }
     }
 

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use model::{Ratio, Span, Verdict};
 use policy::Ended;
+use policy::admission::AdmissionParams;
 use policy::ejection::EjectionParams;
 use policy::endpoint::Endpoint;
+use policy::limit::LimitParams;
 use proptest::prelude::*;
 
 use super::services::Process;
@@ -101,6 +103,54 @@ fn names(count: usize) -> Vec<String> {
 fn discovery(names: &[String]) -> Discovery {
     let found = |name: &String| Discovered { name: name.clone(), address: name.parse().unwrap(), weight: 1 };
     Discovery { set: Some(names.iter().map(found).collect()), ..Discovery::default() }
+}
+
+#[test]
+fn the_limit_of_a_cold_cluster_is_sought_anew() {
+    let mut bench = Bench::new(config::Service::default(), 3);
+    let defaults = AdmissionParams::default();
+    let initial = defaults.limit.first();
+    let limit = |bench: &Bench| bench.service.view().entrance.limit();
+    let learn = |bench: &Bench, found: u32| {
+        let limit = LimitParams { min: found, max: found, ..defaults.limit.clone() };
+        let entrance = &bench.service.view().entrance;
+        entrance.reconfigure(&AdmissionParams { limit, ..defaults.clone() });
+        entrance.reconfigure(&defaults);
+    };
+    let cold = |bench: &Bench| bench.told().iter().filter(|(_, what)| *what == What::Cold).count();
+    let all = names(9);
+    learn(&bench, 5_000);
+    // One by one, each ramped up before the next one comes: somebody is always warm.
+    for first in 1..=3 {
+        bench.quietly(SECOND * 11);
+        let set = discovery(&all[first..first + 3]);
+        bench.step(|state, moment| state.on_discovery(set, moment));
+    }
+    bench.quietly(SECOND * 60);
+    assert_eq!((limit(&bench), cold(&bench)), (5_000, 0));
+    // All at once.
+    bench.step(|state, moment| state.on_discovery(discovery(&all[6..]), moment));
+    bench.quietly(SECOND);
+    assert_eq!((limit(&bench), cold(&bench)), (initial, 1));
+    // What is learned of the new ones stays, whatever else is published while they are young.
+    learn(&bench, 4_000);
+    bench.step(|state, moment| state.set_disabled(&all[6], true, moment));
+    bench.quietly(SECOND);
+    assert_eq!((limit(&bench), cold(&bench)), (4_000, 1));
+    // Restarted in place: nobody serves, then somebody comes back.
+    bench.quietly(SECOND * 60);
+    for disabled in [true, false] {
+        for name in &all[6..] {
+            bench.step(|state, moment| state.set_disabled(name, disabled, moment));
+        }
+        bench.quietly(SECOND);
+    }
+    assert_eq!((limit(&bench), cold(&bench)), (initial, 2));
+    // A limit that fell below its beginning is no reason to let in more.
+    learn(&bench, 3);
+    bench.step(|state, moment| state.on_discovery(discovery(&all[..3]), moment));
+    bench.quietly(SECOND);
+    assert_eq!((limit(&bench), cold(&bench)), (3, 2));
 }
 
 fn failed(_: &str) -> Answer {

@@ -1,5 +1,7 @@
 //! The status document, made of what the gateway says of itself.
 
+use std::iter;
+
 use gateway::service::{BreakerStatus, EndpointStatus, ModeStatus, ReasonStatus, ServiceStatus};
 use model::Timestamp;
 
@@ -32,7 +34,7 @@ pub fn gather(gateway: &gateway::Status, now: Timestamp) -> Status {
                     .collect(),
             })
             .collect(),
-        limits: vec![buffers],
+        limits: iter::once(buffers).chain(gateway.listeners.iter().flat_map(fuse)).collect(),
         changes: gateway.changes.iter().rev().map(change).collect(),
         events: gateway
             .events
@@ -65,6 +67,23 @@ fn listener(listener: &gateway::ListenerStatus) -> Listener {
         connections: listener.connections.into(),
         connections_max: listener.connections_max.into(),
     }
+}
+
+/// How close a batch listener's fuse is to its bounds.
+fn fuse(listener: &gateway::ListenerStatus) -> impl Iterator<Item = Limit> {
+    let bounds = listener.fuse.map(|fuse| {
+        let limit = |what: &str, used: u32, max: u32| Limit {
+            name: format!("{}: batch {what}", listener.name),
+            used: used.into(),
+            max: max.into(),
+        };
+        [
+            limit("requests under way", fuse.active, fuse.connections_max),
+            limit("connections to endpoints", fuse.connections, fuse.connections_max),
+            limit("requests waiting", fuse.waiting, fuse.waiting_max),
+        ]
+    });
+    bounds.into_iter().flatten()
 }
 
 fn service(service: &ServiceStatus, now: Timestamp) -> Service {

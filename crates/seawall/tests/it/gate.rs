@@ -21,6 +21,7 @@ pub(crate) struct Gate {
     workers: u32,
     address: &'static str,
     listener: String,
+    batch: String,
     services: String,
     routes: String,
     root: String,
@@ -28,8 +29,8 @@ pub(crate) struct Gate {
 
 impl Default for Gate {
     fn default() -> Self {
-        let (listener, services, routes, root) = Default::default();
-        Self { workers: 1, address: "127.0.0.1:0", listener, services, routes, root }
+        let (listener, batch, services, routes, root) = Default::default();
+        Self { workers: 1, address: "127.0.0.1:0", listener, batch, services, routes, root }
     }
 }
 
@@ -73,6 +74,12 @@ impl Gate {
         self
     }
 
+    /// A second listener, `jobs`, for batch jobs, with these keys; it comes second.
+    pub(crate) fn batch(mut self, keys: &str) -> Self {
+        self.batch = format!(", {{address: '127.0.0.2:0', name: jobs, role: batch{keys}}}");
+        self
+    }
+
     /// Believes what its clients say of themselves.
     pub(crate) fn trusting(self) -> Self {
         self.listener("trusted: [127.0.0.0/8]")
@@ -96,8 +103,8 @@ impl Gate {
         let services =
             if self.services.is_empty() { String::new() } else { format!("services:\n{}", self.services) };
         format!(
-            "listeners: [{{address: '{}'{}}}]\nadmin: {{address: '127.0.0.1:0'}}\nworkers: {}\n{}\n{routes}{services}",
-            self.address, self.listener, self.workers, self.root
+            "listeners: [{{address: '{}'{}}}{}]\nadmin: {{address: '127.0.0.1:0'}}\nworkers: {}\n{}\n{routes}{services}",
+            self.address, self.listener, self.batch, self.workers, self.root
         )
     }
 

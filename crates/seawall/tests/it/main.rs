@@ -8,6 +8,7 @@ mod deadlines;
 mod demo;
 mod discovery;
 mod docs;
+mod fuse;
 mod gate;
 mod http;
 mod limits;

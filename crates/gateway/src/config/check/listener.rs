@@ -1,7 +1,7 @@
 use model::ByteSize;
 
-use super::super::Listener;
 use super::super::problem::Place;
+use super::super::{Listener, Role};
 use super::{not_zero, plain_name};
 use crate::codec::FIELDS_MAX;
 
@@ -49,6 +49,19 @@ fn check_one(listener: &Listener, place: &mut Place<'_>) {
         if matches!(&*network.to_string(), "0.0.0.0/0" | "::/0") {
             let remedy = "name the networks of the proxies in front; anybody can now choose its address and its criticality";
             place.at("trusted").item(index).warn(format!("{network} trusts everybody"), remedy);
+        }
+    }
+    if let Some(fuse) = &listener.fuse {
+        let mut place = place.at("fuse");
+        if listener.role != Role::Batch {
+            place.error("only a batch listener has a fuse", "write `role: batch`, or take the fuse out");
+        }
+        if fuse.connections == 0 {
+            let mut place = place.at("connections");
+            place.error("with 0 connections every request is refused", "allow a few, such as 8");
+        }
+        if fuse.waiting_max > 0 {
+            not_zero(&mut place, [("wait_max", fuse.wait_max)]);
         }
     }
     if listener.connections_max == 0 {

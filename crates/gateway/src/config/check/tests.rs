@@ -47,6 +47,34 @@ fn a_short_file_has_no_problems() {
 }
 
 #[test]
+fn only_batch_listeners_have_fuses_and_these_let_something_through() {
+    let listeners = |keys: &Value| {
+        let mut keys = keys.clone();
+        keys["address"] = json!("0.0.0.0:8080");
+        let listeners = vec![read(&keys)];
+        config(|config| config.listeners = listeners)
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(listeners(&json!({"role": "batch"})), none);
+    assert_eq!(listeners(&json!({"role": "batch", "fuse": {"waiting_max": 0, "wait_max": "0s"}})), none);
+    assert_eq!(
+        listeners(&json!({"fuse": {}})),
+        ["listeners[0].fuse: only a batch listener has a fuse; write `role: batch`, or take the fuse out"]
+    );
+    assert_eq!(
+        listeners(&json!({"role": "batch", "fuse": {"connections": 0, "wait_max": "0s"}})),
+        [
+            "listeners[0].fuse.connections: with 0 connections every request is refused; allow a few, such as 8",
+            "listeners[0].fuse.wait_max: a wait of 0 fails every time; give it a length, such as 10s",
+        ]
+    );
+}
+
+#[test]
 fn listeners_do_not_overlap() {
     let at = |addresses: &[&str]| -> Vec<Listener> {
         addresses.iter().map(|address| Listener::at(address.parse().unwrap())).collect()
