@@ -2,6 +2,8 @@
 
 mod customers;
 #[cfg(test)]
+mod measured;
+#[cfg(test)]
 pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
@@ -284,9 +286,6 @@ impl Admission {
 
     /// Asks for a place. `shard` is the number of the calling worker.
     pub fn try_enter(&self, shard: usize, who: &Who, now: Instant) -> Entry {
-        if who.deadline.left(now) <= self.limit.base_latency() && who.deadline != Deadline::NONE {
-            return Entry::Refuse(Shed::Deadline);
-        }
         let class = who.class.index();
         if !waits_up_to(self.waiting.0.load(SeqCst), class) {
             match self.take(shard, who) {
@@ -298,6 +297,11 @@ impl Admission {
             return Entry::Refuse(Shed::Pressure);
         } else {
             self.limit.on_kept_out(shard);
+        }
+        // Only those who would have to wait are asked: the base latency is a mean over all that the service does, and
+        // a quick request with a short deadline may well be answered in time when it goes in at once.
+        if who.deadline.left(now) <= self.limit.base_latency() && who.deadline != Deadline::NONE {
+            return Entry::Refuse(Shed::Deadline);
         }
         let Ok(before) = self.waiting.0.fetch_update(SeqCst, Relaxed, |waiting| wait(waiting, class)) else {
             return Entry::Refuse(Shed::QueueFull);

@@ -12,12 +12,12 @@ use core::sync::atomic::{
 };
 use core::time::Duration;
 
-use model::Instant;
+use model::{Instant, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::nanos;
 use crate::sharded::{Padded, Sharded};
-use law::{Law, Window};
+use law::{Guards, Law, Window};
 
 /// Between which numbers the limit is sought. They are guards, not settings: the limit finds itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +28,16 @@ pub struct LimitParams {
     pub min: u32,
     /// Requests under way that are never exceeded.
     pub max: u32,
-    /// Where the search begins.
+    /// Where the search begins. As many may come at once to a process that has just started.
     pub initial: u32,
+    /// While a typical answer takes less than this, the limit is not cut for its latency, and grows when it binds: a
+    /// delay that nobody notices is no reason to refuse anybody.
+    pub slack: Span,
 }
 
 impl Default for LimitParams {
     fn default() -> Self {
-        Self { min: 2, max: 10_000, initial: 20 }
+        Self { min: 2, max: 10_000, initial: 100, slack: Span::from_millis(50) }
     }
 }
 
@@ -99,6 +102,8 @@ pub struct AdaptiveLimit {
     law: law::Cell,
     min: AtomicU32,
     max: AtomicU32,
+    /// Nanoseconds.
+    slack: AtomicU64,
 }
 
 /// What every request reads and hardly any writes.
@@ -123,6 +128,7 @@ impl AdaptiveLimit {
             law: law::Cell::new(&Law::new(params.initial)),
             min: AtomicU32::new(params.min),
             max: AtomicU32::new(params.max),
+            slack: AtomicU64::new(0),
         };
         limit.reconfigure(params);
         let current = &limit.limit.0;
@@ -155,8 +161,17 @@ impl AdaptiveLimit {
         let (min, max) = (params.min.max(1), params.max.max(params.min).max(1));
         self.min.store(min, Relaxed);
         self.max.store(max, Relaxed);
+        self.slack.store(nanos(params.slack.get()), Relaxed);
         let limit = self.get();
         self.limit.0.limit.store(limit.clamp(min, max), Relaxed);
+    }
+
+    fn guards(&self) -> Guards {
+        Guards {
+            min: f64::from(self.min.load(Relaxed)),
+            max: f64::from(self.max.load(Relaxed)),
+            slack: self.slack.load(Relaxed) as f64,
+        }
     }
 
     /// A request had to wait, or was refused, because of the limit: without this, the limit does not move.
@@ -229,7 +244,7 @@ impl AdaptiveLimit {
                 (now.saturating_add(wait), current.limit.swap(law.limit(), Relaxed) != law.limit())
             }
             law::Verdict::Enough => {
-                let settle = law.step(&window, self.min.load(Relaxed), self.max.load(Relaxed));
+                let settle = law.step(&window, &self.guards());
                 self.law.store(&law);
                 current.latency.store(law.latency() as u64, Relaxed);
                 current.base.store(law.base() as u64, Relaxed);

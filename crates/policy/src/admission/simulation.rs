@@ -58,11 +58,22 @@ pub(crate) struct Stream {
     pub(crate) until: f64,
     /// Seconds after which its callers want no answer any more.
     pub(crate) patience: f64,
+    /// So many clients of which each asks again when it has its answer, or a while (`1 / per_sec`) after it was
+    /// refused; 0 for clients that ask whatever happens.
+    pub(crate) clients: usize,
 }
 
 impl Stream {
     pub(crate) fn new(class: Criticality, per_sec: f64) -> Self {
-        Self { class, customer: 0, per_sec, from: 0.0, until: f64::INFINITY, patience: f64::INFINITY }
+        Self {
+            class,
+            customer: 0,
+            per_sec,
+            from: 0.0,
+            until: f64::INFINITY,
+            patience: f64::INFINITY,
+            clients: 0,
+        }
     }
 }
 
@@ -303,7 +314,7 @@ impl Servers {
 }
 
 /// Runs a scenario from its seed.
-pub(crate) fn run(scenario: &Scenario, door: &mut impl Door) -> Log {
+pub(crate) fn run(scenario: &Scenario, door: &mut (impl Door + ?Sized)) -> Log {
     let mut rng = Rng::with_seed(scenario.seed);
     let mut events: BinaryHeap<Reverse<(u64, u64, Event)>> = BinaryHeap::new();
     let mut number = 0;
@@ -315,6 +326,12 @@ pub(crate) fn run(scenario: &Scenario, door: &mut impl Door) -> Log {
     };
     let gap = |rng: &mut Rng, stream: &Stream| -(1.0 - rng.f64()).ln() / stream.per_sec;
     for (index, stream) in scenario.streams.iter().enumerate() {
+        for _ in 0..stream.clients {
+            schedule(&mut events, stream.from, Event::Arrive(index));
+        }
+        if stream.clients > 0 {
+            continue;
+        }
         let first = stream.from + gap(&mut rng, stream);
         schedule(&mut events, first, Event::Arrive(index));
     }
@@ -343,7 +360,8 @@ pub(crate) fn run(scenario: &Scenario, door: &mut impl Door) -> Log {
         match event {
             Event::Arrive(index) => {
                 let stream = &scenario.streams[index];
-                let next = at + gap(&mut rng, stream);
+                let closed = stream.clients > 0;
+                let next = if closed { f64::INFINITY } else { at + gap(&mut rng, stream) };
                 if next < stream.until {
                     schedule(&mut events, next, Event::Arrive(index));
                 }
@@ -381,7 +399,11 @@ pub(crate) fn run(scenario: &Scenario, door: &mut impl Door) -> Log {
                 let story = &mut log.stories[request as usize];
                 if story.ended.is_nan() {
                     (story.ended, story.fate) = (at, Fate::Served);
+                    let stream = story.stream;
                     door.end(now, request, End::Success(Duration::from_secs_f64(at - story.entered)));
+                    if scenario.streams[stream].clients > 0 {
+                        schedule(&mut events, at, Event::Arrive(stream));
+                    }
                 }
             }
             Event::TimeOut(request) => {
@@ -407,7 +429,13 @@ pub(crate) fn run(scenario: &Scenario, door: &mut impl Door) -> Log {
         for (request, answer) in decided.drain(..) {
             let story = &mut log.stories[request as usize];
             match answer {
-                Err(shed) => (story.ended, story.fate) = (at, Fate::Shed(shed)),
+                Err(shed) => {
+                    (story.ended, story.fate) = (at, Fate::Shed(shed));
+                    let stream = &scenario.streams[story.stream];
+                    if stream.clients > 0 {
+                        schedule(&mut events, at + 1.0 / stream.per_sec, Event::Arrive(story.stream));
+                    }
+                }
                 Ok(()) => {
                     story.entered = at;
                     schedule(&mut events, at + scenario.timeout, Event::TimeOut(request));

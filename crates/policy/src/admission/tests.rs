@@ -11,17 +11,46 @@ fn who(class: Criticality, customer: u64) -> Who {
 
 /// A limit of `limit` that does not move.
 fn fixed(limit: u32, workers: usize) -> Admission {
-    let limit = LimitParams { min: limit, max: limit, initial: limit };
+    let limit = LimitParams { min: limit, max: limit, initial: limit, ..LimitParams::default() };
     Admission::new(&AdmissionParams { limit, ..AdmissionParams::default() }, workers, Instant::ORIGIN)
 }
 
-fn overload(seed: u64, work: Work, servers: usize, load: f64) -> Scenario {
+pub(super) fn overload(seed: u64, work: Work, servers: usize, load: f64) -> Scenario {
     let mut scenario = Scenario::new(seed, work, servers);
     scenario.streams = vec![Stream::new(Criticality::Critical, load * scenario.capacity())];
     scenario
 }
 
-fn p99_unloaded(work: Work) -> f64 {
+/// From its third second's worth of a 20 ms service on, the lower class sends twelve times as much as before.
+pub(super) fn spike(seed: u64, mean: f64) -> Scenario {
+    let mut scenario = Scenario::new(seed, Work::Exponential(mean), 40);
+    let capacity = scenario.capacity();
+    scenario.streams = vec![
+        Stream::new(Criticality::CriticalPlus, 0.4 * capacity),
+        Stream::new(Criticality::Sheddable, 0.3 * capacity),
+        Stream {
+            from: 200.0 * mean,
+            until: 450.0 * mean,
+            ..Stream::new(Criticality::Sheddable, 11.0 * 0.3 * capacity)
+        },
+    ];
+    scenario.lasts = 500.0 * mean;
+    scenario
+}
+
+/// Ten customers that use half of what there is, and one that wants ten times all of it.
+pub(super) fn greedy(seed: u64, mean: f64) -> Scenario {
+    let mut scenario = Scenario::new(seed, Work::Exponential(mean), 60);
+    let capacity = scenario.capacity();
+    let stream =
+        |customer, load: f64| Stream { customer, ..Stream::new(Criticality::Critical, load * capacity) };
+    scenario.streams = (1..=10).map(|customer| stream(customer, 0.05)).collect();
+    scenario.streams.push(Stream { from: 150.0 * mean, ..stream(99, 10.0) });
+    scenario.lasts = 400.0 * mean;
+    scenario
+}
+
+pub(super) fn p99_unloaded(work: Work) -> f64 {
     let mut rng = Rng::with_seed(1);
     let mut times: Vec<f64> = (0..20_000).map(|_| work.draw(&mut rng)).collect();
     times.sort_by(f64::total_cmp);
@@ -104,14 +133,8 @@ fn a_service_that_slows_down_for_its_own_reasons_keeps_its_places() {
 fn a_twelvefold_spike_of_the_lower_class_does_not_reach_the_higher() {
     let mut sum = 0.0;
     for seed in 0..6 {
-        let mut scenario = Scenario::new(seed, Work::Exponential(0.02), 40);
+        let scenario = spike(seed, 0.02);
         let capacity = scenario.capacity();
-        scenario.streams = vec![
-            Stream::new(Criticality::CriticalPlus, 0.4 * capacity),
-            Stream::new(Criticality::Sheddable, 0.3 * capacity),
-            Stream { from: 4.0, until: 9.0, ..Stream::new(Criticality::Sheddable, 11.0 * 0.3 * capacity) },
-        ];
-        scenario.lasts = 12.0;
         let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
         let high = log.success(0, 4.0, 9.0);
         let all = log.goodput(5.0, 9.0) / capacity;
@@ -125,13 +148,7 @@ fn a_twelvefold_spike_of_the_lower_class_does_not_reach_the_higher() {
 #[test]
 fn one_greedy_customer_does_not_push_the_others_out() {
     for seed in 0..4 {
-        let mut scenario = Scenario::new(seed, Work::Exponential(0.02), 60);
-        let capacity = scenario.capacity();
-        let stream =
-            |customer, load: f64| Stream { customer, ..Stream::new(Criticality::Critical, load * capacity) };
-        scenario.streams = (1..=10).map(|customer| stream(customer, 0.05)).collect();
-        scenario.streams.push(Stream { from: 3.0, ..stream(99, 10.0) });
-        scenario.lasts = 8.0;
+        let scenario = greedy(seed, 0.02);
         let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
         let mean = (0..10).map(|index| log.success(index, 4.0, 7.5)).sum::<f64>() / 10.0;
         assert!(mean > 0.94, "seed {seed}: {mean}");
@@ -256,7 +273,7 @@ fn pressure_cuts_the_lowest_class_first_and_gives_back_with_hysteresis() {
 }
 
 #[test]
-fn who_cannot_be_answered_in_time_is_refused_at_once() {
+fn who_would_wait_and_cannot_be_answered_in_time_is_refused_at_once() {
     let admission = fixed(10, 1);
     for millis in (0..3_000).step_by(5) {
         let now = Instant::from_millis(millis);
@@ -269,8 +286,53 @@ fn who_cannot_be_answered_in_time_is_refused_at_once() {
         deadline: Deadline::within(now, Duration::from_millis(millis)),
         ..who(Criticality::CriticalPlus, 0)
     };
+    let inside: Vec<_> = (0..10).map(|_| admission.try_enter(0, &within(200), now)).collect();
+    assert!(inside.iter().all(|entry| matches!(entry, Entry::Enter(_))));
     assert_eq!(admission.try_enter(0, &within(20), now), Entry::Refuse(Shed::Deadline));
-    assert!(matches!(admission.try_enter(0, &within(200), now), Entry::Enter(_)));
+    assert_eq!(admission.try_enter(0, &within(200), now), Entry::Wait);
+}
+
+#[test]
+fn a_short_deadline_is_no_reason_to_refuse_while_there_are_places() {
+    let admission = fixed(1, 1);
+    for millis in (0..3_000).step_by(5) {
+        let now = Instant::from_millis(millis);
+        if let Entry::Enter(ticket) = admission.try_enter(0, &who(Criticality::Critical, 0), now) {
+            let _ = admission.leave(0, ticket, now, End::Success(Duration::from_millis(100)));
+        }
+    }
+    assert!(admission.base_latency() > Duration::from_millis(50));
+    let now = Instant::from_secs(4);
+    let hurried =
+        Who { deadline: Deadline::within(now, Duration::from_millis(5)), ..who(Criticality::Critical, 0) };
+    assert!(matches!(admission.try_enter(0, &hurried, now), Entry::Enter(_)));
+    assert_eq!(admission.try_enter(0, &hurried, now), Entry::Refuse(Shed::Deadline));
+    assert_eq!(admission.waiting(), 0);
+}
+
+#[test]
+fn as_many_as_usual_may_come_at_once_to_a_process_that_just_started() {
+    let admission = Admission::new(&AdmissionParams::default(), 2, Instant::ORIGIN);
+    for shard in 0..64 {
+        let entry = admission.try_enter(shard % 2, &who(Criticality::Critical, 7), Instant::ORIGIN);
+        assert!(matches!(entry, Entry::Enter(_)), "{shard}: {entry:?}");
+    }
+}
+
+/// A closed loop always binds, and all of its latency is queueing.
+#[test]
+fn a_closed_loop_whose_delay_nobody_notices_is_not_refused() {
+    for clients in [64, 512] {
+        let mut scenario = Scenario::new(1, Work::Exponential(25e-6), 1);
+        let class = Criticality::Critical;
+        scenario.streams = vec![Stream { clients, ..Stream::new(class, 1_000.0) }];
+        scenario.lasts = 1.5;
+        let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
+        let begin = if clients == 64 { 0.0 } else { 0.5 };
+        let refused = |story: &&Story| matches!(story.fate, Fate::Shed(_)) && story.ended >= begin;
+        assert_eq!(log.stories.iter().find(refused).map(|story| story.ended), None, "{:?}", log.limits);
+        assert!(log.goodput(begin, 1.5) > 0.97 * scenario.capacity());
+    }
 }
 
 #[test]
@@ -290,7 +352,7 @@ fn when_it_is_off_everybody_is_let_in() {
 fn senseless_parameters_are_named() {
     assert!(AdmissionParams::default().check().is_empty());
     let shares = Shares { sheddable: Ratio::ONE, ..Shares::default() };
-    let limit = LimitParams { min: 0, max: 0, initial: 5 };
+    let limit = LimitParams { min: 0, max: 0, initial: 5, ..LimitParams::default() };
     let queue = QueueParams { wait_max: model::Span::default(), ..QueueParams::default() };
     let params = AdmissionParams {
         shares,

@@ -9,12 +9,18 @@ const HEADROOM: f64 = 1.5;
 const CUT: f64 = 0.5;
 /// A rate that falls by less after a cut has held.
 const HELD: f64 = 0.85;
+/// A rate within this share of the one before the cut is looked at for so many times longer.
+const UNCLEAR: core::ops::Range<f64> = 0.65..0.95;
+const UNCLEAR_TIMES: f64 = 3.0;
 /// A latency that rises by less after a step up has held.
 const NO_SLOWER: f64 = 1.25;
 /// One step up.
 const GROWTH: f64 = 2.0;
 /// A typical latency this many times the usual one, or by which the usual one is as many times higher, is a change.
 const CHANGED: f64 = 1.4;
+/// While answers take less than the slack, the limit grows until they take this share of it: what is left keeps noise from
+/// being taken for slowness.
+const FILL: f64 = 0.5;
 /// While the limit binds, it is sought anew after so many windows; twice as many each time that nothing had changed.
 const HOLD: core::ops::RangeInclusive<u32> = 16..=64;
 /// The limit binds when it keeps out one request in so many that are answered.
@@ -81,6 +87,15 @@ impl Window {
     }
 }
 
+/// What the limit keeps to whatever it learns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guards {
+    pub(super) min: f64,
+    pub(super) max: f64,
+    /// Nanoseconds.
+    pub(super) slack: f64,
+}
+
 /// Whether a window says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -112,8 +127,9 @@ pub(super) struct Law {
     latency: f64,
     /// Hold: the latency that goes with the limit while it binds; zero until seen. Down, up: the one before.
     usual: f64,
-    /// Down, up: the limit and rate to compare with.
+    /// Down, up: the limit to compare with.
     from: f64,
+    /// Hold: the rate of the window before; zero when there is none to compare with. Down, up: the one to compare with.
     rate: f64,
     phase: Phase,
     /// Windows for which the limit may bind before it is sought anew, and how many that were when this began.
@@ -151,7 +167,11 @@ impl Law {
 
     pub(super) fn verdict(&self, window: &Window) -> Verdict {
         let fewest = if self.phase == Phase::Up || self.base == 0.0 { SAMPLES_UP } else { *SAMPLES.start() };
-        let wanted = (2.0 * self.limit).clamp(fewest, *SAMPLES.end());
+        let times = if self.phase == Phase::Hold { 2.0 } else { 1.0 };
+        let mut wanted = (times * self.limit).clamp(fewest, *SAMPLES.end());
+        if self.phase == Phase::Down && UNCLEAR.contains(&(window.rate() / self.rate)) {
+            wanted *= UNCLEAR_TIMES;
+        }
         let shortest = SHORTEST.max(self.latency);
         let lasted = window.lasted as f64;
         if self.phase == Phase::Down && window.active > self.limit() {
@@ -167,8 +187,7 @@ impl Law {
     }
 
     /// Learns from a window; answers how many nanoseconds it takes until the new limit shows in what ends.
-    pub(super) fn step(&mut self, window: &Window, min: u32, max: u32) -> u64 {
-        let (min, max) = (f64::from(min), f64::from(max));
+    pub(super) fn step(&mut self, window: &Window, guards: &Guards) -> u64 {
         let before = self.limit;
         if window.answered > 0 {
             let first = self.latency == 0.0;
@@ -178,22 +197,25 @@ impl Law {
                 return (2.0 * before / window.rate()).min(SETTLE_MAX) as u64;
             }
             if self.base == 0.0 {
+                // If it is queueing, a cut shows.
                 self.base = self.latency;
-                self.hold = *HOLD.start();
+                self.hold = 0;
             }
         }
+        let cost = self.phase == Phase::Down && window.rate() < HELD * self.rate;
         if window.dropped > window.answered {
             // Nothing to learn from but that it is too much.
             self.limit *= CUT;
             self.settle(true);
         } else if self.base > 0.0 {
             match self.phase {
-                Phase::Hold => self.watch(window, min),
-                Phase::Down => self.after_cut(window, min),
-                Phase::Up => self.after_growth(window, max),
+                _ if self.latency < guards.slack && !cost => self.within_slack(window, guards),
+                Phase::Hold => self.watch(window, guards),
+                Phase::Down => self.after_cut(window, guards),
+                Phase::Up => self.after_growth(window, guards),
             }
         }
-        self.limit = self.limit.clamp(min, max);
+        self.limit = self.limit.clamp(guards.min, guards.max);
         let unchanged = (self.limit / before - 1.0).abs() < 0.05;
         // Little's law: what is inside leaves within this time, on average.
         if unchanged || window.answered == 0 {
@@ -201,6 +223,30 @@ impl Law {
         } else {
             (before.max(self.limit) / window.rate()).min(SETTLE_MAX) as u64
         }
+    }
+
+    /// Nobody notices what queueing there is.
+    fn within_slack(&mut self, window: &Window, guards: &Guards) {
+        self.follow();
+        let drops = window.dropped * DROPS > window.answered;
+        if self.phase != Phase::Hold {
+            self.settle(true);
+        } else if drops && window.bound() && self.limit > guards.min {
+            self.turn_down(window, guards);
+            return;
+        }
+        // Slowness that begins is noticed at once.
+        (self.usual, self.rate) = (self.latency, window.rate());
+        self.hold = self.hold.saturating_sub(1);
+        if window.bound() && !drops {
+            self.limit *= (FILL * guards.slack / self.latency).clamp(1.0, GROWTH);
+        }
+    }
+
+    /// The limit has no part in this latency.
+    fn follow(&mut self) {
+        let share = if self.latency < self.base { 0.3 } else { 0.05 };
+        self.base += share * (self.latency - self.base);
     }
 
     /// Waits for those inside to become as few as the cut wants; answers for how many nanoseconds. Requests that take very
@@ -214,11 +260,9 @@ impl Law {
         (4.0 * self.from / self.rate / f64::from(DRAIN_LOOKS)).clamp(SHORTEST, SETTLE_MAX) as u64
     }
 
-    fn watch(&mut self, window: &Window, min: f64) {
+    fn watch(&mut self, window: &Window, guards: &Guards) {
         if !window.bound() {
-            // The limit has no part in this latency.
-            let share = if self.latency < self.base { 0.3 } else { 0.05 };
-            self.base += share * (self.latency - self.base);
+            self.follow();
             return;
         }
         if self.usual == 0.0 {
@@ -227,24 +271,34 @@ impl Law {
         let change = self.latency / self.usual;
         self.usual += 0.2 * (self.latency - self.usual);
         let drops = window.dropped * DROPS > window.answered;
-        if change < 1.0 / CHANGED || self.latency < NO_SLOWER * self.base {
+        let steady = self.rate == 0.0 || (HELD..1.0 / HELD).contains(&(window.rate() / self.rate));
+        self.rate = if steady { window.rate() } else { 0.0 };
+        if !steady {
+            // Part of the window may be history, and nothing could be compared with it: one more.
+        } else if (change > CHANGED || drops || self.hold == 0) && self.limit > guards.min {
+            self.turn_down(window, guards);
+        } else if change < 1.0 / CHANGED || self.latency < NO_SLOWER * self.base {
             // Nobody queues although the limit binds: there is room.
-            self.turn(Phase::Up, window);
-        } else if (change > CHANGED || drops || self.hold == 0) && self.limit > min {
-            self.turn(Phase::Down, window);
+            self.turn(Phase::Up, window, GROWTH);
         } else {
             self.hold = self.hold.saturating_sub(1);
         }
     }
 
+    /// Cuts the limit to see what happens, but not by more than brings the latency within the slack if all of it is queueing.
+    fn turn_down(&mut self, window: &Window, guards: &Guards) {
+        let enough = if self.latency > guards.slack { FILL * guards.slack / self.latency } else { 0.0 };
+        self.turn(Phase::Down, window, enough.max(CUT));
+    }
+
     /// Changes the limit to see what happens.
-    fn turn(&mut self, phase: Phase, window: &Window) {
+    fn turn(&mut self, phase: Phase, window: &Window, times: f64) {
         self.from = self.limit;
         self.rate = window.rate();
         self.usual = self.latency;
         self.phase = phase;
         self.hold = DRAIN_LOOKS;
-        self.limit *= if phase == Phase::Up { GROWTH } else { CUT };
+        self.limit *= times;
     }
 
     fn settle(&mut self, changed: bool) {
@@ -255,14 +309,13 @@ impl Law {
     }
 
     /// The limit was cut. While the rate holds, those kept out would only have queued, and it is cut on.
-    fn after_cut(&mut self, window: &Window, min: f64) {
+    fn after_cut(&mut self, window: &Window, guards: &Guards) {
         let rate = window.rate();
         let faster = self.latency < self.usual * (1.0 + CUT) / 2.0;
-        if window.bound() && faster && rate >= HELD * self.rate && self.limit > min {
-            let best = self.rate.max(rate);
-            let from = self.from;
-            self.turn(Phase::Down, window);
-            (self.rate, self.from) = (best, from);
+        if window.bound() && faster && rate >= HELD * self.rate && self.limit > guards.min {
+            let (usual_rate, from) = ((self.rate + rate) / 2.0, self.from);
+            self.turn_down(window, guards);
+            (self.rate, self.from) = (usual_rate, from);
             return;
         }
         let agrees = self.latency < CHANGED * self.base && self.base < CHANGED * self.latency;
@@ -280,19 +333,22 @@ impl Law {
     }
 
     /// The limit was raised. While the rate rises with it, it is raised on.
-    fn after_growth(&mut self, window: &Window, max: f64) {
+    fn after_growth(&mut self, window: &Window, guards: &Guards) {
         let (grew, gained) = (self.limit / self.from, window.rate() / self.rate);
         let rose = gained >= 1.0 + (grew - 1.0) / 2.0 || self.latency < NO_SLOWER * self.usual;
         if !window.bound() {
             self.settle(true);
-        } else if rose && self.limit < max {
-            self.turn(Phase::Up, window);
+        } else if rose && self.limit < guards.max {
+            self.turn(Phase::Up, window, GROWTH);
         } else {
             // What it gained was missing, with its headroom; if nothing, the limit was enough.
             self.limit = self.from * (2.0 * gained - 1.0).clamp(1.0, grew);
             let enough = gained < 1.0 / HELD;
             self.settle(!enough);
-            self.hold = if enough { self.hold.min(2) } else { self.hold };
+            if enough && self.latency < NO_SLOWER * GROWTH * self.base {
+                // What was taken for the base is queueing.
+                self.hold = 0;
+            }
         }
     }
 }

@@ -188,7 +188,7 @@ fn throttles(bench: &mut Bench) {
 fn admissions(bench: &mut Bench) {
     let who = Who { class: Criticality::Critical, customer: 4711, deadline: Deadline::NONE };
     let fixed = |limit, waiting_max| {
-        let limit = LimitParams { min: limit, max: limit, initial: limit };
+        let limit = LimitParams { min: limit, max: limit, initial: limit, ..LimitParams::default() };
         let queue = QueueParams { waiting_max, ..QueueParams::default() };
         let params = AdmissionParams { limit, queue, ..AdmissionParams::default() };
         admission::Admission::new(&params, THREADS, START)
