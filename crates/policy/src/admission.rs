@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::limit::{AdaptiveLimit, LimitParams};
 use crate::queue::QueueParams;
 use crate::sharded::{Padded, Sharded};
-use customers::Customers;
+use customers::{Customers, Holds};
 
 /// Who is let in to a service under load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -195,6 +195,9 @@ pub enum End {
 /// From this share of what its class may use on, places are short: a customer above its fair share is refused.
 const SHORT: f64 = 0.7;
 
+/// A class is the reason why the limit binds when one in so many of the limit's places was refused to it.
+const MANY: u32 = 8;
+
 /// Places that are not worth counting by customer: below this share of the limit nobody can be in another's way.
 const UNCOUNTED: f64 = 0.5;
 
@@ -226,6 +229,8 @@ pub struct Admission {
     waiting: Padded<AtomicU64>,
     customers: Customers,
     limit: AdaptiveLimit,
+    /// Those kept out since the limit last changed, by class.
+    kept_out: Sharded<[AtomicU32; CLASSES]>,
     settings: Settings,
 }
 
@@ -233,6 +238,10 @@ pub struct Admission {
 struct Bars {
     /// Places that may be given out before each class is refused.
     bars: [AtomicU32; CLASSES],
+    /// The same for customers that hold no more than their fair share, while a cut is being tried on the others.
+    spared: [AtomicU32; CLASSES],
+    /// The highest class of which many are kept out. Higher ones are spared a cut that is only being tried.
+    crowd: AtomicU32,
     /// Above so many places given out, customers are counted.
     uncounted: AtomicU32,
     /// Places moved at a time between `given` and a worker; 0 near a small limit.
@@ -264,6 +273,7 @@ impl Admission {
             waiting: Padded::default(),
             customers: Customers::default(),
             limit: AdaptiveLimit::new(&params.limit, workers, now),
+            kept_out: Sharded::new(workers),
             settings: Settings::default(),
         };
         admission.reconfigure(params);
@@ -296,7 +306,7 @@ impl Admission {
         } else if self.bar(class) == 0 {
             return Entry::Refuse(Shed::Pressure);
         } else {
-            self.limit.on_kept_out(shard);
+            self.keep_out(shard, class);
         }
         // Only those who would have to wait are asked: the base latency is a mean over all that the service does, and
         // a quick request with a short deadline may well be answered in time when it goes in at once.
@@ -351,6 +361,7 @@ impl Admission {
                 End::Ignored => false,
             };
         if changed {
+            self.find_crowd();
             self.raise_bars();
         }
         self.waiting.0.load(SeqCst) > 0
@@ -407,19 +418,41 @@ impl Admission {
         self.bars.0.bars[class].load(Relaxed)
     }
 
+    fn keep_out(&self, shard: usize, class: usize) {
+        self.kept_out.get(shard)[class].fetch_add(1, Relaxed);
+        self.limit.on_kept_out(shard);
+    }
+
+    /// Who is the reason why the limit binds. A few who are kept out by chance are none.
+    fn find_crowd(&self) {
+        let many = self.limit.get() / MANY + 1;
+        let crowd = (0..CLASSES).find(|class| {
+            self.kept_out.iter().map(|kept_out| kept_out[*class].swap(0, Relaxed)).sum::<u32>() >= many
+        });
+        for kept_out in self.kept_out.iter().flatten() {
+            kept_out.store(0, Relaxed);
+        }
+        self.bars.0.crowd.store(crowd.unwrap_or(0) as u32, Relaxed);
+    }
+
     /// Computes the bars anew. Threads that do so at once end with the same bars, or with those of a moment ago.
     fn raise_bars(&self) {
-        let limit = if self.settings.enabled.load(Relaxed) { self.limit.get() } else { u32::MAX / 2 };
+        let (limit, spared) = match self.settings.enabled.load(Relaxed) {
+            true => (self.limit.get(), self.limit.spared()),
+            false => (u32::MAX / 2, u32::MAX / 2),
+        };
         let cut = f64::from_bits(self.settings.cut.load(Relaxed));
         let bars = &self.bars.0;
-        for (class, (bar, share)) in bars.bars.iter().zip(&self.settings.shares).enumerate() {
-            let share = f64::from_bits(share.load(Relaxed));
+        let crowd = bars.crowd.load(Relaxed) as usize;
+        for (class, share) in self.settings.shares.iter().enumerate() {
             let left = match CLASSES - 1 - class {
                 _ if class == 0 => 1.0,
                 below => 1.0 - (cut - below as f64).clamp(0.0, 1.0),
             };
-            let places = f64::from(limit) * share * left;
-            bar.store(if left > 0.0 { (places as u32).max(1) } else { 0 }, Relaxed);
+            let part = f64::from_bits(share.load(Relaxed)) * left;
+            let places = |limit: u32| if left > 0.0 { ((f64::from(limit) * part) as u32).max(1) } else { 0 };
+            bars.bars[class].store(places(if class < crowd { spared } else { limit }), Relaxed);
+            bars.spared[class].store(places(spared), Relaxed);
         }
         bars.uncounted.store((f64::from(limit) * UNCOUNTED) as u32, Relaxed);
         bars.batch.store((limit / (32 * self.kept.len() as u32)).min(64), Relaxed);
@@ -427,15 +460,20 @@ impl Admission {
 
     fn take(&self, shard: usize, who: &Who) -> Result<Ticket, Shed> {
         let class = who.class.index();
-        let bar = self.bar(class);
+        let mut bar = self.bar(class);
         let given = self.given.0.load(SeqCst);
         let counted = who.customer != 0
             && given > self.bars.0.uncounted.load(Relaxed)
             && self.settings.fair.load(Relaxed);
-        if counted && f64::from(given) >= SHORT * f64::from(bar) && self.customers.exceeds(who.customer, bar)
-        {
-            self.limit.on_kept_out(shard);
-            return Err(Shed::Customer);
+        if counted && f64::from(given) >= SHORT * f64::from(bar) {
+            match self.customers.holds(who.customer, bar, given) {
+                Holds::TooMuch => {
+                    self.keep_out(shard, class);
+                    return Err(Shed::Customer);
+                }
+                Holds::FairShare => bar = self.bars.0.spared[class].load(Relaxed),
+                Holds::Unknown => {}
+            }
         }
         if self.take_own(shard, given, bar) || self.take_any(bar) {
             let customer = if counted { self.customers.enter(who.customer) } else { Customers::UNCOUNTED };
@@ -444,7 +482,7 @@ impl Admission {
         if bar == 0 {
             return Err(Shed::Pressure);
         }
-        self.limit.on_kept_out(shard);
+        self.keep_out(shard, class);
         Err(if given < self.bar(0) { Shed::Class } else { Shed::Limit })
     }
 

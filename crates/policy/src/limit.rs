@@ -110,6 +110,7 @@ pub struct AdaptiveLimit {
 #[derive(Debug, Default)]
 struct Current {
     limit: AtomicU32,
+    spared: AtomicU32,
     /// Samples count from here on: what ends before was sent under another limit.
     begin: AtomicU64,
     judge_at: AtomicU64,
@@ -142,6 +143,12 @@ impl AdaptiveLimit {
     #[must_use]
     pub fn get(&self) -> u32 {
         self.limit.0.limit.load(Relaxed)
+    }
+
+    /// Requests that may be under way of those who are not the reason why the limit binds. More than [`get`](Self::get)
+    /// while a cut is being tried: what is tried on the crowd need not hurt the others.
+    pub(crate) fn spared(&self) -> u32 {
+        self.limit.0.spared.load(Relaxed).clamp(self.get(), self.max.load(Relaxed).max(self.get()))
     }
 
     /// What an answer typically takes at present; zero while unknown.
@@ -241,6 +248,7 @@ impl AdaptiveLimit {
             law::Verdict::Draining => {
                 let wait = law.drain();
                 self.law.store(&law);
+                current.spared.store(law.spared(), Relaxed);
                 (now.saturating_add(wait), current.limit.swap(law.limit(), Relaxed) != law.limit())
             }
             law::Verdict::Enough => {
@@ -249,6 +257,7 @@ impl AdaptiveLimit {
                 current.latency.store(law.latency() as u64, Relaxed);
                 current.base.store(law.base() as u64, Relaxed);
                 let limit = law.limit();
+                current.spared.store(law.spared(), Relaxed);
                 (now.saturating_add(settle), current.limit.swap(limit, Relaxed) != limit)
             }
         };

@@ -43,12 +43,30 @@ impl Customers {
         }
     }
 
-    /// Whether one place more is more than the customer's fair share of `places`.
-    pub(super) fn exceeds(&self, customer: u64, places: u32) -> bool {
+    /// What one place more would be, of `places` of which `given` are taken. While some are free a customer may have
+    /// up to twice its fair share, in proportion: those who use less leave them to it.
+    pub(super) fn holds(&self, customer: u64, places: u32, given: u32) -> Holds {
         let own = self.places[slot(customer)].load(Relaxed);
         let present = self.present.0.load(Relaxed).max(1).unsigned_abs();
-        own > 0 && u64::from(own + 1) * u64::from(present) > u64::from(places)
+        let (places, fair) = (f64::from(places), f64::from(places) / f64::from(present));
+        let free = (1.0 - f64::from(given) / places) / (1.0 - super::SHORT);
+        if own > 0 && f64::from(own + 1) > fair * (1.0 + free.clamp(0.0, 1.0)) {
+            Holds::TooMuch
+        } else if fair >= 1.0 {
+            Holds::FairShare
+        } else {
+            Holds::Unknown
+        }
     }
+}
+
+/// What a customer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    TooMuch,
+    FairShare,
+    /// There are too many customers for a share of each.
+    Unknown,
 }
 
 fn slot(customer: u64) -> usize {

@@ -154,3 +154,40 @@ fn spike_and_greed() {
         }
     }
 }
+
+#[test]
+#[ignore = "prints"]
+fn trace() {
+    for (seed, mean) in [(0, 0.02), (4, 0.02), (0, 0.2)] {
+        let scenario = spike(seed, mean);
+        let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
+        let lost: Vec<_> = log
+            .stories
+            .iter()
+            .filter(|s| s.stream == 0 && s.arrived < scenario.lasts * 0.9 && s.fate != Fate::Served)
+            .map(|s| ((s.arrived / mean) as u32, s.fate))
+            .collect();
+        println!(
+            "[spike {:?}\n[ {:?} {:?}",
+            log.limits.iter().map(|(at, l)| ((at / mean) as u32, *l)).collect::<Vec<_>>(),
+            lost.len(),
+            &lost[..lost.len().min(300)]
+        );
+    }
+    for (seed, mean) in [(1, 0.02), (0, 0.2)] {
+        let scenario = greedy(seed, mean);
+        let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
+        let lost: Vec<_> = log
+            .stories
+            .iter()
+            .filter(|s| s.stream < 10 && s.arrived < scenario.lasts * 0.9 && s.fate != Fate::Served)
+            .map(|s| ((s.arrived / mean) as u32, s.fate))
+            .collect();
+        println!(
+            "[greed {:?}\n[ {:?} {:?}",
+            log.limits.iter().map(|(at, l)| ((at / mean) as u32, *l)).collect::<Vec<_>>(),
+            lost.len(),
+            &lost[..lost.len().min(300)]
+        );
+    }
+}

@@ -157,6 +157,12 @@ impl Law {
         (self.limit + 0.5) as u32
     }
 
+    /// The limit for those who are not the reason why it binds: not the cut one while a cut is only being looked at.
+    pub(super) fn spared(&self) -> u32 {
+        let limit = if self.phase == Phase::Down { self.from.max(self.limit) } else { self.limit };
+        (limit + 0.5) as u32
+    }
+
     pub(super) fn base(&self) -> f64 {
         self.base
     }
