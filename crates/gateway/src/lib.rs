@@ -14,6 +14,7 @@ pub mod forwarded;
 mod health;
 mod listen;
 pub mod metrics;
+mod pressure;
 mod quota;
 mod road;
 pub mod router;

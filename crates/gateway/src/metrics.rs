@@ -13,6 +13,7 @@ use crate::answer::Reason;
 use crate::codec::Malformed;
 use crate::listen::{ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
+use crate::signals::{Signal, Utilisation};
 use crate::service::{ClassShed, EndpointStatus, ServiceStatus};
 
 /// What kind of figure a metric is.
@@ -119,6 +120,8 @@ metrics! {
     QUOTA_REACHABLE = "seawall_gateway_quota_store_reachable" Gauge ["quota"]
         "0 while the store does not answer and the quota's `when_unreachable` holds.";
     QUOTA_REPLICAS = "seawall_gateway_quota_replicas" Gauge ["quota"] "Gateways that share the quota, as the store said last.";
+    UTILISATION = "seawall_gateway_utilisation_ratio" Gauge ["signal"]
+        "How utilised the process and its host are, 1 = at the limit: cpu, memory, run_queue, lag (of the workers' timers). A signal that cannot be read is missing.";
     WORKERS = "seawall_gateway_workers" Gauge [] "Worker threads.";
     ACCESS_LOG_DROPPED = "seawall_gateway_access_log_dropped_total" Counter [] "Access log lines that were not written: over the rate, or the file could not take them.";
 }
@@ -277,6 +280,8 @@ pub(crate) struct WorkerMetrics {
     pub(crate) idle_upstream: Count,
     pub(crate) buffers: Arc<AtomicU64>,
     pub(crate) log_dropped: Count,
+    /// How late the worker's last timer rang.
+    pub(crate) lag_nanos: AtomicU64,
 }
 
 impl WorkerMetrics {
@@ -292,6 +297,7 @@ impl WorkerMetrics {
             idle_upstream: Count::default(),
             buffers: Arc::default(),
             log_dropped: Count::default(),
+            lag_nanos: AtomicU64::new(0),
         })
     }
 }
@@ -537,6 +543,16 @@ impl Exporter {
             let ListenerFigures { shed_limit, shed_descriptors, .. } = &*listener.figures;
             for (reason, count) in [("limit", shed_limit), ("descriptors", shed_descriptors)] {
                 self.sample(&SHED_CONNECTIONS, &[&listener.name, reason], count.load(Relaxed) as f64);
+            }
+        }
+    }
+
+    /// How busy the process and its host are.
+    pub(crate) fn utilisation(&mut self, utilisation: &Utilisation) {
+        self.begin(&UTILISATION);
+        for signal in Signal::ALL {
+            if let Some(figure) = utilisation.get(signal) {
+                self.sample(&UTILISATION, &[signal.name()], figure);
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::config::{self, Config};
 use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
 use crate::listen::{self, Listener, ListenerFigures, ListenerState, Room};
 use crate::metrics::{Ending, Exporter, WorkerMetrics};
+use crate::pressure::{self, Pressure};
 use crate::quota::{Quota, Quotas};
 use crate::router::Router;
 use crate::service::{Clock, Control, Event, Service, ServiceStatus, Services};
@@ -127,6 +128,7 @@ struct Inner {
     metrics: Vec<Arc<WorkerMetrics>>,
     services: Services,
     quotas: Quotas,
+    pressure: Pressure,
     control: ControlRuntime,
     state: Mutex<State>,
     /// Held by the reload under way.
@@ -231,6 +233,7 @@ impl Gateway {
             what: format!("configuration 1: {}", size(&config)),
             undo: String::new(),
         };
+        let pressure = config.pressure.clone();
         let state =
             State { config, version: 1, loaded: now, listeners, closing: Vec::new(), changes: vec![change] };
         let inner = Inner {
@@ -238,9 +241,10 @@ impl Gateway {
             started: now,
             shared,
             workers,
-            metrics,
+            metrics: metrics.clone(),
             services,
             quotas,
+            pressure: Pressure::new(&pressure, metrics.clone()),
             control,
             state: Mutex::new(state),
             reloading: tokio::sync::Mutex::default(),
@@ -278,6 +282,7 @@ impl Gateway {
             })?;
             *handle.thread.lock() = Some(thread);
         }
+        inner.control.handle.spawn(watch_pressure(Arc::downgrade(inner)));
         let services = inner.services.all();
         let lacking = || services.iter().any(|one| one.service().view().targets.is_empty());
         wait_while(lacking, START_PATIENCE).await;
@@ -529,6 +534,7 @@ impl Gateway {
         let services: Vec<ServiceStatus> =
             inner.services.all().iter().map(|control| control.status()).collect();
         out.services(&services);
+        out.utilisation(&inner.pressure.utilisation());
         out.quotas(&inner.quotas.figures());
     }
 
@@ -574,6 +580,15 @@ struct ControlRuntime {
 impl Drop for ControlRuntime {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Tells services how busy the process is, for as long as there is a gateway.
+async fn watch_pressure(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(pressure::INTERVAL).await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.pressure.tell(inner.clock.now(), &inner.services.all());
     }
 }
 
@@ -695,6 +710,7 @@ fn difference(before: &Config, after: &Config, version: u64) -> ReloadSummary {
         ("quotas", before.quotas != after.quotas),
         ("retry_budget", before.retry_budget != after.retry_budget),
         ("limits", before.limits != after.limits),
+        ("pressure", before.pressure != after.pressure),
         ("access_log", before.access_log != after.access_log),
         ("drain", before.drain != after.drain),
     ];

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use gateway::config::{
     AccessLog, Drain, Listener, PathElement, ProcessLimits, Quota, Route, Service, Severity,
 };
+use gateway::signals::SignalParams;
 use policy::budget::RetryBudgetParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct Config {
     pub retry_budget: RetryBudgetParams,
     /// Bounds of the process.
     pub limits: ProcessLimits,
+    /// How the utilisation of the process and its host is judged, by which services cut lower classes.
+    pub pressure: SignalParams,
     /// One line of JSON for each finished request.
     pub access_log: AccessLog,
     /// How the process leaves.
@@ -74,6 +77,7 @@ impl Default for Config {
             quotas: gateway.quotas,
             retry_budget: gateway.retry_budget,
             limits: gateway.limits,
+            pressure: gateway.pressure,
             access_log: gateway.access_log,
             drain: gateway.drain,
             workers: gateway.workers,
@@ -111,6 +115,7 @@ impl Config {
             quotas: self.quotas.clone(),
             retry_budget: self.retry_budget.clone(),
             limits: self.limits.clone(),
+            pressure: self.pressure.clone(),
             access_log: self.access_log.clone(),
             drain: self.drain.clone(),
             workers: self.workers,

@@ -24,6 +24,8 @@ use std::collections::BTreeMap;
 
 use model::Ratio;
 
+use crate::signals::SignalParams;
+
 /// All that the gateway needs to know, as the root configuration hands it over.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
@@ -39,6 +41,8 @@ pub struct Config {
     pub retry_budget: policy::budget::RetryBudgetParams,
     /// Bounds of the process.
     pub limits: ProcessLimits,
+    /// How the utilisation of the process and its host is judged, by which services cut lower classes.
+    pub pressure: SignalParams,
     /// The access log.
     pub access_log: AccessLog,
     /// How the process leaves.

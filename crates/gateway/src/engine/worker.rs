@@ -37,6 +37,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long nothing is accepted after file descriptors ran out and nothing could be done about it.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often it is measured how late timers ring.
+const LAG_INTERVAL: Duration = Duration::from_millis(50);
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -262,6 +264,15 @@ pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
                     sweeper.pool.clear();
                 }
                 sweeper.metrics.idle_upstream.set(sweeper.pool.sweep(sweeper.clock.now()) as u64);
+            }
+        });
+        let timed = Rc::clone(&worker);
+        tokio::task::spawn_local(async move {
+            loop {
+                let due = tokio::time::Instant::now() + LAG_INTERVAL;
+                tokio::time::sleep_until(due).await;
+                let lag = u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                timed.metrics.lag_nanos.store(lag, Ordering::Relaxed);
             }
         });
         let slots = Rc::new(Slots::new());
