@@ -13,8 +13,8 @@ use crate::answer::Reason;
 use crate::codec::Malformed;
 use crate::listen::{ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
-use crate::signals::{Signal, Utilisation};
 use crate::service::{ClassShed, EndpointStatus, ServiceStatus};
+use crate::signals::{Signal, Utilisation};
 
 /// What kind of figure a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

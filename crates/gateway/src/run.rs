@@ -401,6 +401,7 @@ impl Gateway {
         let summary = difference(&state.config, &config, state.version + 1);
         let running = inner.services.apply(&config.services);
         let charged = inner.quotas.apply(&config.quotas);
+        inner.pressure.reconfigure(&config.pressure);
         let before = inner.shared.snapshot();
         let next = snapshot(
             summary.version,

@@ -367,19 +367,25 @@ impl Admission {
         self.waiting.0.load(SeqCst) > 0
     }
 
-    /// The highest utilisation of host, process and endpoints, 1 = all of it. To be called at regular times, some
-    /// ten times a second: each call moves the bar by what the utilisation exceeds its target, and takes back a tenth of a class
-    /// once it is well below. Lower classes are cut first; CRITICAL_PLUS never is.
-    pub fn set_pressure(&self, utilisation: f64) {
+    /// How utilised host, process and endpoints are, 1 = all there is: `soft` by what only those who may wait should
+    /// be cut for, such as CPU time, and `hard` by what CRITICAL must be cut for as well, such as memory. To be called at
+    /// regular times, some ten times a second: each call moves the bar by what the utilisation exceeds its target, and
+    /// takes back a tenth of a class once it is well below. Lower classes are cut first; CRITICAL_PLUS never is.
+    pub fn set_pressure(&self, soft: f64, hard: f64) {
         let target = f64::from_bits(self.settings.utilisation_target.load(Relaxed));
         let cut = f64::from_bits(self.settings.cut.load(Relaxed));
-        let step = match utilisation - target {
-            above if above > 0.0 => (above / target).min(0.5),
+        let most = (CLASSES - if hard > target - HYSTERESIS { 1 } else { 2 }) as f64;
+        let step = match soft.max(hard) - target {
+            // What only `hard` may cut is given back while it is well below.
+            _ if cut > most => -0.1,
+            above if above > 0.0 => (above / target).min(0.5).min(most - cut),
             above if above < -HYSTERESIS => -0.1,
             _ => 0.0,
         };
-        self.settings.cut.store((cut + step).clamp(0.0, (CLASSES - 1) as f64).to_bits(), Relaxed);
-        self.raise_bars();
+        let cut = (cut + step).clamp(0.0, (CLASSES - 1) as f64);
+        if self.settings.cut.swap(cut.to_bits(), Relaxed) != cut.to_bits() {
+            self.raise_bars();
+        }
     }
 
     /// Requests that may be under way.

@@ -187,7 +187,7 @@ mod tests {
     const WHO: Who = Who { class: Criticality::Critical, customer: 0, deadline: Deadline::NONE };
 
     fn entrance(places: u32) -> Entrance {
-        let limit = LimitParams { min: places, max: places, initial: places };
+        let limit = LimitParams { min: places, max: places, initial: places, ..LimitParams::default() };
         let params = AdmissionParams { limit, ..AdmissionParams::default() };
         Entrance::new(&params, 1, Clock::new())
     }

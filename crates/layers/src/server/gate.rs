@@ -170,7 +170,7 @@ mod tests {
 
     /// A gate with a limit that stays as it is.
     fn gate(limit: u32) -> Arc<Gate> {
-        let limit = LimitParams { initial: limit, min: limit, max: limit };
+        let limit = LimitParams { initial: limit, min: limit, max: limit, ..LimitParams::default() };
         Gate::new(&AdmissionParams { limit, ..AdmissionParams::default() }).unwrap()
     }
 
@@ -226,7 +226,7 @@ mod tests {
         let told = enter(&gate, CRITICAL).await;
         assert_eq!(told.err(), Some(Shed::QueueTimeout));
         assert!(Clock::now().since(began) <= Duration::from_millis(102));
-        let hurried = Who { deadline: Deadline::within(Clock::now(), Duration::from_millis(20)), ..CRITICAL };
+        let hurried = Who { deadline: Deadline::within(Clock::now(), Duration::from_millis(10)), ..CRITICAL };
         assert_eq!(enter(&gate, hurried).await.err(), Some(Shed::Deadline));
         assert_eq!(gate.admission.waiting(), 0);
     }

@@ -260,15 +260,20 @@ fn pressure_cuts_the_lowest_class_first_and_gives_back_with_hysteresis() {
     };
     let all = || Criticality::ALL.map(enters);
     assert_eq!(all(), [true; 4]);
-    (0..10).for_each(|_| admission.set_pressure(1.0));
+    let press = |times, soft, hard| (0..times).for_each(|_| admission.set_pressure(soft, hard));
+    press(10, 1.0, 1.0);
     assert_eq!(all(), [true, true, true, false]);
-    (0..100).for_each(|_| admission.set_pressure(1.0));
+    press(100, 1.0, 0.0);
+    assert_eq!(all(), [true, true, false, false], "a busy CPU is no reason to refuse CRITICAL");
+    press(100, 1.0, 1.0);
     assert_eq!(all(), [true, false, false, false]);
-    (0..100).for_each(|_| admission.set_pressure(0.88));
+    press(100, 0.5, 0.88);
     assert_eq!(all(), [true, false, false, false], "not well below the target yet");
-    (0..31).for_each(|_| admission.set_pressure(0.5));
+    press(11, 1.0, 0.5);
+    assert_eq!(all(), [true, true, false, false]);
+    press(31, 0.5, 0.5);
     assert_eq!(all(), [true; 4]);
-    admission.set_pressure(f64::NAN);
+    press(1, f64::NAN, f64::NAN);
     assert_eq!(all(), [true; 4]);
 }
 
