@@ -226,6 +226,17 @@ impl AdaptiveLimit {
         }
     }
 
+    /// Answers whether a limit changed.
+    fn publish(&self, law: &Law) -> bool {
+        let current = &self.limit.0;
+        self.law.store(law);
+        current.latency.store(law.latency() as u64, Relaxed);
+        current.base.store(law.base() as u64, Relaxed);
+        let (limit, spared) = (law.limit(), law.spared());
+        let spares = current.spared.swap(spared, Relaxed) != spared;
+        current.limit.swap(limit, Relaxed) != limit || spares
+    }
+
     /// Ends the window when it holds enough.
     fn judge(&self, now: u64, active: u32) -> bool {
         let current = &self.limit.0;
@@ -247,18 +258,11 @@ impl AdaptiveLimit {
             law::Verdict::Stale => (now, false),
             law::Verdict::Draining => {
                 let wait = law.drain();
-                self.law.store(&law);
-                current.spared.store(law.spared(), Relaxed);
-                (now.saturating_add(wait), current.limit.swap(law.limit(), Relaxed) != law.limit())
+                (now.saturating_add(wait), self.publish(&law))
             }
             law::Verdict::Enough => {
                 let settle = law.step(&window, &self.guards());
-                self.law.store(&law);
-                current.latency.store(law.latency() as u64, Relaxed);
-                current.base.store(law.base() as u64, Relaxed);
-                let limit = law.limit();
-                current.spared.store(law.spared(), Relaxed);
-                (now.saturating_add(settle), current.limit.swap(limit, Relaxed) != limit)
+                (now.saturating_add(settle), self.publish(&law))
             }
         };
         for seen in self.seen.iter() {

@@ -73,7 +73,9 @@ impl Door for Rival {
     }
 }
 
-const WORKS: [(&str, fn(f64) -> Work); 4] = [
+type Named<T> = (&'static str, T);
+
+const WORKS: [Named<fn(f64) -> Work>; 4] = [
     ("constant", Work::Constant),
     ("exponential", Work::Exponential),
     ("log-normal", |mean| Work::LogNormal(mean, 1.5)),
@@ -83,7 +85,7 @@ const WORKS: [(&str, fn(f64) -> Work); 4] = [
 #[test]
 #[ignore = "prints a table"]
 fn overload_by_law() {
-    let laws: [(&str, fn() -> Box<dyn Door>); 3] = [
+    let laws: [Named<fn() -> Box<dyn Door>>; 3] = [
         ("this one", || Box::new(Gate::new(&AdmissionParams::default()))),
         ("gradient2", || Box::new(Rival::new(Rival::gradient2))),
         ("aimd", || Box::new(Rival::new(Rival::aimd))),
@@ -152,42 +154,5 @@ fn spike_and_greed() {
                 (0..10).map(|index| log.success(index, from, scenario.lasts - 25.0 * mean)).collect();
             println!("greed {mean} seed {seed}: others {:.4}", others.iter().sum::<f64>() / 10.0);
         }
-    }
-}
-
-#[test]
-#[ignore = "prints"]
-fn trace() {
-    for (seed, mean) in [(0, 0.02), (4, 0.02), (0, 0.2)] {
-        let scenario = spike(seed, mean);
-        let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
-        let lost: Vec<_> = log
-            .stories
-            .iter()
-            .filter(|s| s.stream == 0 && s.arrived < scenario.lasts * 0.9 && s.fate != Fate::Served)
-            .map(|s| ((s.arrived / mean) as u32, s.fate))
-            .collect();
-        println!(
-            "[spike {:?}\n[ {:?} {:?}",
-            log.limits.iter().map(|(at, l)| ((at / mean) as u32, *l)).collect::<Vec<_>>(),
-            lost.len(),
-            &lost[..lost.len().min(300)]
-        );
-    }
-    for (seed, mean) in [(1, 0.02), (0, 0.2)] {
-        let scenario = greedy(seed, mean);
-        let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
-        let lost: Vec<_> = log
-            .stories
-            .iter()
-            .filter(|s| s.stream < 10 && s.arrived < scenario.lasts * 0.9 && s.fate != Fate::Served)
-            .map(|s| ((s.arrived / mean) as u32, s.fate))
-            .collect();
-        println!(
-            "[greed {:?}\n[ {:?} {:?}",
-            log.limits.iter().map(|(at, l)| ((at / mean) as u32, *l)).collect::<Vec<_>>(),
-            lost.len(),
-            &lost[..lost.len().min(300)]
-        );
     }
 }

@@ -67,24 +67,25 @@ fn ten_times_what_it_can_do_leaves_goodput_and_latency_alone() {
     ];
     let (mut worst, mut sum, mut runs) = (f64::INFINITY, 0.0, 0.0);
     for work in works {
-        for (servers, shared) in [(20, false), (20, true)] {
-            for seed in 0..2 {
-                let mut scenario = overload(seed, work(0.02), servers, 10.0);
-                scenario.shared = shared;
-                scenario.lasts = 8.0;
-                let (from, until) = (scenario.lasts / 2.0, scenario.lasts);
-                let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
-                let goodput = log.goodput(from, until) / scenario.capacity();
-                let (_, p99) = log.latency(0.99, from, until);
-                let case = format!("{:?}, {servers} servers, shared {shared}, seed {seed}", scenario.work);
-                let slower = p99 / p99_unloaded(scenario.work);
-                assert!(goodput > 0.8, "{case}: goodput {goodput}");
-                assert!(slower < 6.0, "{case}: p99 {slower} times unloaded");
-                (worst, sum, runs) = (goodput.min(worst), sum + goodput.min(1.0), runs + 1.0);
-            }
+        for (servers, shared) in [(8, false), (8, true), (30, false), (30, true)] {
+            let mut scenario = overload(1, work(0.02), servers, 10.0);
+            scenario.shared = shared;
+            scenario.lasts = 9.0;
+            let (from, until) = (5.0, scenario.lasts);
+            let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
+            let goodput = log.goodput(from, until) / scenario.capacity();
+            let (_, p99) = log.latency(0.99, from, until);
+            let case = format!("{:?}, {servers} servers, shared {shared}", scenario.work);
+            let slower = p99 / p99_unloaded(scenario.work);
+            let steady = matches!(scenario.work, Work::Constant(_) | Work::Exponential(_));
+            // Where all share the servers, whatever waits makes everybody slower; the record says by how much.
+            let bound = if steady && !shared { 3.0 } else { 10.0 };
+            assert!(goodput > 0.9, "{case}: goodput {goodput}");
+            assert!(slower < bound, "{case}: p99 {slower} times unloaded");
+            (worst, sum, runs) = (goodput.min(worst), sum + goodput.min(1.0), runs + 1.0);
         }
     }
-    assert!(sum / runs > 0.93, "on average {}, at worst {worst}", sum / runs);
+    assert!(sum / runs > 0.95, "on average {}, at worst {worst}", sum / runs);
 }
 
 #[test]
@@ -138,11 +139,11 @@ fn a_twelvefold_spike_of_the_lower_class_does_not_reach_the_higher() {
         let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
         let high = log.success(0, 4.0, 9.0);
         let all = log.goodput(5.0, 9.0) / capacity;
-        assert!(high > 0.985, "seed {seed}: {high}");
+        assert!(high > 0.994, "seed {seed}: {high}");
         sum += high;
-        assert!(all > 0.85, "seed {seed}: the lower class gets what is left, not {all}");
+        assert!(all > 0.95, "seed {seed}: the lower class gets what is left, not {all}");
     }
-    assert!(sum / 6.0 > 0.993, "{}", sum / 6.0);
+    assert!(sum / 6.0 > 0.999, "{}", sum / 6.0);
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn one_greedy_customer_does_not_push_the_others_out() {
         let scenario = greedy(seed, 0.02);
         let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
         let mean = (0..10).map(|index| log.success(index, 4.0, 7.5)).sum::<f64>() / 10.0;
-        assert!(mean > 0.94, "seed {seed}: {mean}");
+        assert!(mean > 0.99, "seed {seed}: {mean}");
     }
 }
 

@@ -123,6 +123,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Law {
     limit: f64,
+    spared: f64,
     base: f64,
     latency: f64,
     /// Hold: the latency that goes with the limit while it binds; zero until seen. Down, up: the one before.
@@ -142,6 +143,7 @@ impl Law {
         // Sought as soon as it binds: what is seen first may be queueing.
         Self {
             limit: f64::from(initial),
+            spared: 0.0,
             base: 0.0,
             latency: 0.0,
             usual: 0.0,
@@ -157,10 +159,9 @@ impl Law {
         (self.limit + 0.5) as u32
     }
 
-    /// The limit for those who are not the reason why it binds: not the cut one while a cut is only being looked at.
+    /// The limit for those who are not the reason why it binds: while the effect of a cut is awaited, the one before it.
     pub(super) fn spared(&self) -> u32 {
-        let limit = if self.phase == Phase::Down { self.from.max(self.limit) } else { self.limit };
-        (limit + 0.5) as u32
+        (self.spared.max(self.limit) + 0.5) as u32
     }
 
     pub(super) fn base(&self) -> f64 {
@@ -222,6 +223,7 @@ impl Law {
             }
         }
         self.limit = self.limit.clamp(guards.min, guards.max);
+        self.spared = if self.phase == Phase::Down { self.from } else { before };
         let unchanged = (self.limit / before - 1.0).abs() < 0.05;
         // Little's law: what is inside leaves within this time, on average.
         if unchanged || window.answered == 0 {
@@ -269,6 +271,7 @@ impl Law {
     fn watch(&mut self, window: &Window, guards: &Guards) {
         if !window.bound() {
             self.follow();
+            self.held = *HOLD.start();
             return;
         }
         if self.usual == 0.0 {
@@ -283,8 +286,10 @@ impl Law {
             // Part of the window may be history, and nothing could be compared with it: one more.
         } else if (change > CHANGED || drops || self.hold == 0) && self.limit > guards.min {
             self.turn_down(window, guards);
-        } else if change < 1.0 / CHANGED || self.latency < NO_SLOWER * self.base {
-            // Nobody queues although the limit binds: there is room.
+        } else if change < 1.0 / CHANGED
+            || (self.latency < NO_SLOWER * self.base && self.held == *HOLD.start())
+        {
+            // Nobody queues although the limit binds, and it was not tried lately: there may be room.
             self.turn(Phase::Up, window, GROWTH);
         } else {
             self.hold = self.hold.saturating_sub(1);
@@ -362,7 +367,7 @@ impl Law {
 /// A [`Law`] that one thread at a time reads and writes through a shared reference.
 #[derive(Debug)]
 pub(super) struct Cell {
-    numbers: [AtomicU64; 6],
+    numbers: [AtomicU64; 7],
     counts: [AtomicU32; 3],
 }
 
@@ -383,6 +388,7 @@ impl Cell {
             usual: number(3),
             from: number(4),
             rate: number(5),
+            spared: number(6),
             phase: [Phase::Hold, Phase::Down, Phase::Up][count(0) as usize % 3],
             hold: count(1),
             held: count(2),
@@ -390,8 +396,8 @@ impl Cell {
     }
 
     pub(super) fn store(&self, law: &Law) {
-        let Law { limit, base, latency, usual, from, rate, phase, hold, held } = *law;
-        for (cell, number) in self.numbers.iter().zip([limit, base, latency, usual, from, rate]) {
+        let Law { limit, spared, base, latency, usual, from, rate, phase, hold, held } = *law;
+        for (cell, number) in self.numbers.iter().zip([limit, base, latency, usual, from, rate, spared]) {
             cell.store(number.to_bits(), Relaxed);
         }
         for (cell, count) in self.counts.iter().zip([phase as u32, hold, held]) {
