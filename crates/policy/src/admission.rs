@@ -212,9 +212,9 @@ const HYSTERESIS: f64 = 0.05;
 /// (at most a sixteenth of the limit together), so that far from the bound workers seldom meet on a cache line. A
 /// place that another worker keeps is found when nothing else is left.
 ///
-/// When a class has filled seven tenths of its share, a customer that holds more than the places divided by the
-/// number of customers is refused. Customers are hashed to a fixed table of counters; two that share one are taken
-/// for one customer.
+/// When a class has filled seven tenths of its share and all that the class below it may fill, a customer that holds
+/// more than the places divided by the number of customers is refused, but never one that holds a single place.
+/// Customers are hashed to a fixed table of counters; two that share one are taken for one customer.
 ///
 /// Whoever was told to wait must get in or [give up](Self::give_up). Newcomers do not overtake those who wait in their
 /// class or a higher one. Who is next is said by [`crate::queue::Queue`].
@@ -471,7 +471,11 @@ impl Admission {
         let counted = who.customer != 0
             && given > self.bars.0.uncounted.load(Relaxed)
             && self.settings.fair.load(Relaxed);
-        if counted && f64::from(given) >= SHORT * f64::from(bar) {
+        // Fair within a class, not between classes: while a lower one may come in, or is the reason why the limit binds,
+        // nobody above it has too much.
+        let below = self.bars.0.bars.get(class + 1).map_or(0, |bar| bar.load(Relaxed));
+        let short = given >= below && f64::from(given) >= SHORT * f64::from(bar);
+        if counted && short && class >= self.bars.0.crowd.load(Relaxed) as usize {
             match self.customers.holds(who.customer, bar, given) {
                 Holds::TooMuch => {
                     self.keep_out(shard, class);
