@@ -269,7 +269,7 @@ mod tests {
         let service = service(
             "balance: round_robin, panic_below: 0.2, health: {path: /up, interval: 7s}, via: false, \
              retry: {attempts_max: 5}, retry_budget: {ratio: 0.3}, bulkhead: {active_max: 40}, breaker: {enabled: false}, \
-             timeouts: {attempt: 3s, connect: 2s}, sticky: {cookie: c}, admission: {limit: {max: 77}}, \
+             timeouts: {attempt: 3s, connect: 2s}, sticky: {cookie: c}, admission: {limit: {max: 7777}}, \
              throttle: {multiplier: 1.7}, retry_advice: {retry_share: 0.4}",
         );
         let policies = policies(&service, &mut |key| lost.push(key.to_owned()));
