@@ -121,7 +121,7 @@ metrics! {
         "0 while the store does not answer and the quota's `when_unreachable` holds.";
     QUOTA_REPLICAS = "seawall_gateway_quota_replicas" Gauge ["quota"] "Gateways that share the quota, as the store said last.";
     UTILISATION = "seawall_gateway_utilisation_ratio" Gauge ["signal"]
-        "How utilised the process and its host are, 1 = at the limit: cpu, memory, run_queue, lag (of the workers' timers). A signal that cannot be read is missing.";
+        "How utilised the process and its host are, 1 = at the limit: cpu, memory, run_queue, lag (of the workers' timers). NaN while it cannot be read.";
     WORKERS = "seawall_gateway_workers" Gauge [] "Worker threads.";
     ACCESS_LOG_DROPPED = "seawall_gateway_access_log_dropped_total" Counter [] "Access log lines that were not written: over the rate, or the file could not take them.";
 }
@@ -551,9 +551,7 @@ impl Exporter {
     pub(crate) fn utilisation(&mut self, utilisation: &Utilisation) {
         self.begin(&UTILISATION);
         for signal in Signal::ALL {
-            if let Some(figure) = utilisation.get(signal) {
-                self.sample(&UTILISATION, &[signal.name()], figure);
-            }
+            self.sample(&UTILISATION, &[signal.name()], utilisation.get(signal).unwrap_or(f64::NAN));
         }
     }
 

@@ -213,8 +213,9 @@ const HYSTERESIS: f64 = 0.05;
 /// place that another worker keeps is found when nothing else is left.
 ///
 /// When a class has filled seven tenths of its share and all that the class below it may fill, a customer that holds
-/// more than the places divided by the number of customers is refused, but never one that holds a single place.
-/// Customers are hashed to a fixed table of counters; two that share one are taken for one customer.
+/// more than the places divided by the number of customers is refused, up to twice that while places are free; but never
+/// one that holds a single place. Customers are hashed to a fixed table of counters; two that share one are taken for
+/// one customer.
 ///
 /// Whoever was told to wait must get in or [give up](Self::give_up). Newcomers do not overtake those who wait in their
 /// class or a higher one. Who is next is said by [`crate::queue::Queue`].

@@ -28,8 +28,8 @@ pub struct LimitParams {
     pub min: u32,
     /// Requests under way that are never exceeded.
     pub max: u32,
-    /// Where the search begins. As many may come at once to a process that has just started.
-    pub initial: u32,
+    /// Requests under way that are allowed at first; absent: 100, or what `min` and `max` leave of it.
+    pub initial: Option<u32>,
     /// While a typical answer takes less than this, the limit is not cut for its latency, and grows when it binds: a
     /// delay that nobody notices is no reason to refuse anybody.
     pub slack: Span,
@@ -37,9 +37,12 @@ pub struct LimitParams {
 
 impl Default for LimitParams {
     fn default() -> Self {
-        Self { min: 2, max: 10_000, initial: 100, slack: Span::from_millis(50) }
+        Self { min: 2, max: 10_000, initial: None, slack: Span::from_millis(50) }
     }
 }
+
+/// As many come at once to a service that is not worth protecting yet.
+const INITIAL: u32 = 100;
 
 /// More places than any process has connections.
 const LIMIT_MAX: u32 = 1 << 24;
@@ -56,7 +59,7 @@ impl LimitParams {
             wrong
                 .push(("max", alloc::format!("must be at least min and at most {LIMIT_MAX}, such as 10000")));
         }
-        if !(self.min..=self.max).contains(&self.initial) {
+        if self.initial.is_some_and(|initial| !(self.min..=self.max).contains(&initial)) {
             wrong.push(("initial", "must lie between min and max".into()));
         }
         wrong
@@ -75,7 +78,8 @@ struct Seen {
 
 /// Finds the concurrency at which a service gives what it can without making its callers wait for one another.
 ///
-/// While the limit binds, it now and then halves itself to see what happens. If answers come as often as before and
+/// While a typical answer takes less than the slack, the limit is not cut for latency, and grows while it binds until
+/// answers take half of the slack. Above the slack, while it binds, it now and then halves itself to see what happens. If answers come as often as before and
 /// faster, those kept out would only have queued inside the service, and it halves again. If not, the places were
 /// needed: what answers then take is the service's *base* latency, and by Little's law the rate that there was needs
 /// so many places as this one does, in proportion; the limit becomes one and a half times that. When it binds and
@@ -83,8 +87,12 @@ struct Seen {
 /// it stays, until the latency changes. So a service that slows down for its own reasons keeps its places, because
 /// halving them would cost answers; and one that is flooded before anything was learned finds its base too.
 ///
-/// Bounds: between `min` and `max`, and one step at most doubles or halves it. It moves only on evidence: without enough
-/// samples nothing changes, and traffic that does not reach the limit moves it neither way. The latency of what was
+/// While it binds and nothing is known to be slow (nothing was answered yet, or quickly), it doubles ten times a second:
+/// nothing speaks for refusing anybody. While it does not bind, it comes down to four times the most that were lately
+/// under way, but not below 100, so that a flood meets it soon and a burst does not.
+///
+/// Bounds: between `min` and `max`, and one step at most doubles or halves it while it binds. It moves only on evidence:
+/// without enough samples nothing changes, and little traffic cuts it no further than said. The latency of what was
 /// dropped (time-out, refusal for overload) is never a sample; while more are dropped than answered the limit falls.
 /// Typical latency is the mean of logarithms, because a mean of heavy-tailed latencies says little. Fails towards letting requests in: nothing is cut before a window of
 /// samples shows why. What was compared is in `docs/adr/0007-adaptive-limit.md`.
@@ -111,9 +119,13 @@ pub struct AdaptiveLimit {
 struct Current {
     limit: AtomicU32,
     spared: AtomicU32,
+    /// Most requests seen under way since the window began.
+    peak: AtomicU32,
     /// Samples count from here on: what ends before was sent under another limit.
     begin: AtomicU64,
     judge_at: AtomicU64,
+    /// It does not open up before.
+    open_at: AtomicU64,
     latency: AtomicU64,
     base: AtomicU64,
 }
@@ -122,18 +134,20 @@ impl AdaptiveLimit {
     /// A limit shared by `workers` workers that has seen nothing at `now`.
     #[must_use]
     pub fn new(params: &LimitParams, workers: usize, now: Instant) -> Self {
+        let (min, max) = (params.min.max(1), params.max.max(params.min).max(1));
+        let initial = params.initial.unwrap_or(INITIAL).clamp(min, max);
         let limit = Self {
             limit: Padded::default(),
             seen: Sharded::new(workers),
             judging: AtomicBool::new(false),
-            law: law::Cell::new(&Law::new(params.initial)),
+            law: law::Cell::new(&Law::new(initial)),
             min: AtomicU32::new(params.min),
             max: AtomicU32::new(params.max),
             slack: AtomicU64::new(0),
         };
         limit.reconfigure(params);
         let current = &limit.limit.0;
-        current.limit.store(params.initial.clamp(params.min.max(1), params.max.max(1)), Relaxed);
+        current.limit.store(initial, Relaxed);
         current.begin.store(now.as_nanos(), Relaxed);
         current.judge_at.store(now.as_nanos(), Relaxed);
         limit
@@ -181,9 +195,30 @@ impl AdaptiveLimit {
         }
     }
 
-    /// A request had to wait, or was refused, because of the limit: without this, the limit does not move.
-    pub fn on_kept_out(&self, shard: usize) {
+    /// A request had to wait, or was refused, because of the limit: without this, the limit does not grow. Answers
+    /// whether the limit changed.
+    pub fn on_kept_out(&self, shard: usize, now: Instant) -> bool {
         self.seen.get(shard).kept_out.fetch_add(1, Relaxed);
+        let (current, now) = (&self.limit.0, now.as_nanos());
+        if now < current.open_at.load(Relaxed) || self.judging.swap(true, Acquire) {
+            return false;
+        }
+        current.open_at.store(now.saturating_add(law::OPENS_EVERY), Relaxed);
+        let (mut answered, mut logs) = (0u64, 0u64);
+        for seen in self.seen.iter() {
+            answered += u64::from(seen.answered.load(Relaxed));
+            logs += seen.logs.load(Relaxed);
+        }
+        let latency = if answered == 0 { 0.0 } else { law::exp(logs as f64 / answered as f64) };
+        let mut law = self.law.load();
+        let opened = law.open_up(latency, &self.guards());
+        if opened {
+            self.law.store(&law);
+            current.limit.store(law.limit(), Relaxed);
+            current.spared.store(law.spared(), Relaxed);
+        }
+        self.judging.store(false, Release);
+        opened
     }
 
     /// A request was answered `latency` after it was sent. `active` says how many are under way when asked. Answers
@@ -248,7 +283,8 @@ impl AdaptiveLimit {
             logs += seen.logs.load(Relaxed);
         }
         let lasted = now.saturating_sub(current.begin.load(Relaxed));
-        let window = Window { answered, dropped, logs, kept_out, active, lasted };
+        let peak = current.peak.fetch_max(active, Relaxed).max(active);
+        let window = Window { answered, dropped, logs, kept_out, active, peak, lasted };
         let mut law = self.law.load();
         let (next, changed) = match law.verdict(&window) {
             law::Verdict::Early(wait) => {
@@ -271,6 +307,7 @@ impl AdaptiveLimit {
             seen.kept_out.store(0, Relaxed);
             seen.logs.store(0, Relaxed);
         }
+        current.peak.store(active, Relaxed);
         current.begin.store(next, Relaxed);
         current.judge_at.store(next, Relaxed);
         changed

@@ -22,7 +22,7 @@ use line::Lines;
 pub struct QueueParams {
     /// Requests that may wait at once; 0 means that nobody waits.
     pub waiting_max: u32,
-    /// Requests that may wait at once, as a share of the limit, but always a few.
+    /// Requests that may wait at once, as a share of the limit; but always a few, and as many as do not wait long.
     pub waiting_share: Ratio,
     /// A wait that is acceptable for longer than a burst, and the longest one under pressure. When absent, a quarter
     /// of what an answer takes when nobody queues.
@@ -89,6 +89,9 @@ pub struct Full<T>(pub Waiter<T>);
 
 /// Samples of the line that are looked at for somebody to evict.
 const CANDIDATES: usize = 16;
+
+/// A wait that nobody notices.
+const UNNOTICED: Duration = Duration::from_millis(50);
 
 /// Places to wait that a small limit has too.
 const WAITING_MIN: u32 = 4;
@@ -162,8 +165,9 @@ impl<T> Queue<T> {
         self.pressure
     }
 
-    /// Somebody joins the line, which may hold at most a share of `limit`. Somebody less important or more greedy may
-    /// have to leave it.
+    /// Somebody joins the line, which may hold at most a share of `limit`, or as many as are served within
+    /// [`UNNOTICED`] when an answer takes `latency` and `limit` are under way. Somebody less important or more greedy
+    /// may have to leave it.
     ///
     /// # Errors
     /// [`Full`] when there is nobody to make room.
@@ -171,9 +175,11 @@ impl<T> Queue<T> {
         &mut self,
         now: Instant,
         limit: u32,
+        latency: Duration,
         waiter: Waiter<T>,
     ) -> Result<(Id, Option<Evicted<T>>), Full<T>> {
-        let share = (f64::from(limit) * self.params.waiting_share.get()) as u32;
+        let quick = UNNOTICED.as_secs_f64() / latency.as_secs_f64().max(1e-9);
+        let share = (f64::from(limit) * self.params.waiting_share.get().max(quick)) as u32;
         let capacity = share.max(WAITING_MIN).min(self.lines.capacity());
         let evicted = if self.lines.len() < capacity as usize {
             None

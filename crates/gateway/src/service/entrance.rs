@@ -97,7 +97,8 @@ impl Entrance {
         let (sender, turn) = oneshot::channel();
         let id = {
             let mut line = self.line.lock();
-            match line.push(now, self.admission.limit(), Waiter { who, value: sender }) {
+            let (limit, latency) = (self.admission.limit(), self.admission.base_latency());
+            match line.push(now, limit, latency, Waiter { who, value: sender }) {
                 Ok((id, evicted)) => {
                     if let Some(Evicted(waiter)) = evicted {
                         self.turn_away(waiter, Shed::QueueFull);
@@ -187,7 +188,7 @@ mod tests {
     const WHO: Who = Who { class: Criticality::Critical, customer: 0, deadline: Deadline::NONE };
 
     fn entrance(places: u32) -> Entrance {
-        let limit = LimitParams { min: places, max: places, initial: places, ..LimitParams::default() };
+        let limit = LimitParams { min: places, max: places, initial: Some(places), ..LimitParams::default() };
         let params = AdmissionParams { limit, ..AdmissionParams::default() };
         Entrance::new(&params, 1, Clock::new())
     }

@@ -78,7 +78,8 @@ impl Gate {
             Entry::Wait => {
                 let (teller, told) = oneshot::channel();
                 let waiter = Waiter { who, value: teller };
-                let pushed = self.line.lock().push(now, self.admission.limit(), waiter);
+                let pushed =
+                    self.line.lock().push(now, self.admission.limit(), self.admission.base_latency(), waiter);
                 match pushed {
                     Err(Full(waiter)) => {
                         self.admission.give_up(&waiter.who);
@@ -170,7 +171,7 @@ mod tests {
 
     /// A gate with a limit that stays as it is.
     fn gate(limit: u32) -> Arc<Gate> {
-        let limit = LimitParams { initial: limit, min: limit, max: limit, ..LimitParams::default() };
+        let limit = LimitParams { initial: Some(limit), min: limit, max: limit, ..LimitParams::default() };
         Gate::new(&AdmissionParams { limit, ..AdmissionParams::default() }).unwrap()
     }
 

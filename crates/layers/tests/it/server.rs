@@ -83,7 +83,7 @@ async fn a_bulkhead_refuses_what_finds_no_place_and_counts_bodies() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lower_class_is_refused_before_a_higher_one() {
-    let limit = LimitParams { initial: 100, min: 100, max: 100, ..LimitParams::default() };
+    let limit = LimitParams { initial: Some(100), min: 100, max: 100, ..LimitParams::default() };
     let layer = AdmissionLayer::new(&AdmissionParams { limit, ..AdmissionParams::default() }).unwrap();
     let calls = Count::default();
     let below = service(&calls, |_, _| Response::new(Body::from(Bytes::from_static(b"held"))));

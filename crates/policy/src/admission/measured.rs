@@ -73,9 +73,10 @@ impl Door for Rival {
     }
 }
 
-type Named<T> = (&'static str, T);
+type NamedWork = (&'static str, fn(f64) -> Work);
+type NamedLaw = (&'static str, fn() -> Box<dyn Door>);
 
-const WORKS: [Named<fn(f64) -> Work>; 4] = [
+const WORKS: [NamedWork; 4] = [
     ("constant", Work::Constant),
     ("exponential", Work::Exponential),
     ("log-normal", |mean| Work::LogNormal(mean, 1.5)),
@@ -85,7 +86,7 @@ const WORKS: [Named<fn(f64) -> Work>; 4] = [
 #[test]
 #[ignore = "prints a table"]
 fn overload_by_law() {
-    let laws: [Named<fn() -> Box<dyn Door>>; 3] = [
+    let laws: [NamedLaw; 3] = [
         ("this one", || Box::new(Gate::new(&AdmissionParams::default()))),
         ("gradient2", || Box::new(Rival::new(Rival::gradient2))),
         ("aimd", || Box::new(Rival::new(Rival::aimd))),

@@ -223,7 +223,12 @@ impl Door for Gate {
             Entry::Refuse(shed) => Some(Err(shed)),
             Entry::Wait => {
                 self.wake = true;
-                match self.queue.push(now, self.admission.limit(), Waiter { who, value: request }) {
+                match self.queue.push(
+                    now,
+                    self.admission.limit(),
+                    self.admission.base_latency(),
+                    Waiter { who, value: request },
+                ) {
                     Ok((_, None)) => None,
                     Ok((_, Some(evicted))) => {
                         self.admission.give_up(&evicted.0.who);

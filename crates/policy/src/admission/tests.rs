@@ -11,7 +11,7 @@ fn who(class: Criticality, customer: u64) -> Who {
 
 /// A limit of `limit` that does not move.
 fn fixed(limit: u32, workers: usize) -> Admission {
-    let limit = LimitParams { min: limit, max: limit, initial: limit, ..LimitParams::default() };
+    let limit = LimitParams { min: limit, max: limit, initial: Some(limit), ..LimitParams::default() };
     Admission::new(&AdmissionParams { limit, ..AdmissionParams::default() }, workers, Instant::ORIGIN)
 }
 
@@ -382,7 +382,7 @@ fn when_it_is_off_everybody_is_let_in() {
 fn senseless_parameters_are_named() {
     assert!(AdmissionParams::default().check().is_empty());
     let shares = Shares { sheddable: Ratio::ONE, ..Shares::default() };
-    let limit = LimitParams { min: 0, max: 0, initial: 5, ..LimitParams::default() };
+    let limit = LimitParams { min: 0, max: 0, initial: Some(5), ..LimitParams::default() };
     let queue = QueueParams { wait_max: model::Span::default(), ..QueueParams::default() };
     let params = AdmissionParams {
         shares,

@@ -40,6 +40,17 @@ const STALE_LATENCIES: f64 = 100.0;
 /// Looks whether those inside have become few enough.
 const DRAIN_LOOKS: u32 = 16;
 
+/// Places per request that is usually under way at the most, while the limit does not bind: a flood fills them at once.
+const ROOM: f64 = 4.0;
+/// As many places are left whatever is usual.
+const ROOM_MIN: f64 = 100.0;
+/// What was usual is forgotten after about this long, in nanoseconds.
+const PEAK_FADES: f64 = 1_200e9;
+
+/// While nothing is slow the limit opens up this often at the most, in nanoseconds: long enough to see what the last time
+/// has brought where answers are quick.
+pub(super) const OPENS_EVERY: u64 = 100_000_000;
+
 /// No change is waited for longer than this, in nanoseconds.
 const SETTLE_MAX: f64 = 10e9;
 
@@ -55,7 +66,7 @@ pub(super) fn log(nanos: u64) -> u64 {
     u64::from(power) << LOG_BITS | fraction
 }
 
-fn exp(log: f64) -> f64 {
+pub(super) fn exp(log: f64) -> f64 {
     let log = (log / f64::from(1u32 << LOG_BITS)).clamp(0.0, 63.0);
     let power = log as u32;
     (1u64 << power) as f64 * (1.0 + log - f64::from(power))
@@ -72,6 +83,8 @@ pub(super) struct Window {
     pub(super) kept_out: u64,
     /// Requests under way at its end.
     pub(super) active: u32,
+    /// Most that were seen under way in it.
+    pub(super) peak: u32,
     /// Nanoseconds.
     pub(super) lasted: u64,
 }
@@ -130,6 +143,8 @@ pub(super) struct Law {
     usual: f64,
     /// Down, up: the limit to compare with.
     from: f64,
+    /// Most that were lately under way while all was well.
+    peak: f64,
     /// Hold: the rate of the window before; zero when there is none to compare with. Down, up: the one to compare with.
     rate: f64,
     phase: Phase,
@@ -148,6 +163,7 @@ impl Law {
             latency: 0.0,
             usual: 0.0,
             from: 0.0,
+            peak: 0.0,
             rate: 0.0,
             phase: Phase::Hold,
             hold: 0,
@@ -175,7 +191,7 @@ impl Law {
     pub(super) fn verdict(&self, window: &Window) -> Verdict {
         let fewest = if self.phase == Phase::Up || self.base == 0.0 { SAMPLES_UP } else { *SAMPLES.start() };
         let times = if self.phase == Phase::Hold { 2.0 } else { 1.0 };
-        let mut wanted = (times * self.limit).clamp(fewest, *SAMPLES.end());
+        let mut wanted = (times * self.inside(window)).clamp(fewest, *SAMPLES.end());
         if self.phase == Phase::Down && UNCLEAR.contains(&(window.rate() / self.rate)) {
             wanted *= UNCLEAR_TIMES;
         }
@@ -195,13 +211,13 @@ impl Law {
 
     /// Learns from a window; answers how many nanoseconds it takes until the new limit shows in what ends.
     pub(super) fn step(&mut self, window: &Window, guards: &Guards) -> u64 {
-        let before = self.limit;
+        let (before, inside) = (self.limit, self.inside(window));
         if window.answered > 0 {
             let first = self.latency == 0.0;
             self.latency = exp(window.logs as f64 / window.answered as f64);
             if first {
                 // Of those who began together the quickest end first: this is only how long to wait.
-                return (2.0 * before / window.rate()).min(SETTLE_MAX) as u64;
+                return (2.0 * inside / window.rate()).min(SETTLE_MAX) as u64;
             }
             if self.base == 0.0 {
                 // If it is queueing, a cut shows.
@@ -212,7 +228,7 @@ impl Law {
         let cost = self.phase == Phase::Down && window.rate() < HELD * self.rate;
         if window.dropped > window.answered {
             // Nothing to learn from but that it is too much.
-            self.limit *= CUT;
+            self.limit = CUT * inside;
             self.settle(true);
         } else if self.base > 0.0 {
             match self.phase {
@@ -226,11 +242,38 @@ impl Law {
         self.spared = if self.phase == Phase::Down { self.from } else { before };
         let unchanged = (self.limit / before - 1.0).abs() < 0.05;
         // Little's law: what is inside leaves within this time, on average.
-        if unchanged || window.answered == 0 {
+        if unchanged || window.answered == 0 || !(window.bound() || self.phase != Phase::Hold) {
             0
         } else {
-            (before.max(self.limit) / window.rate()).min(SETTLE_MAX) as u64
+            (inside.max(self.limit) / window.rate()).min(SETTLE_MAX) as u64
         }
+    }
+
+    /// Requests under way under this limit.
+    fn inside(&self, window: &Window) -> f64 {
+        self.limit.min(f64::from(window.peak.max(1)))
+    }
+
+    /// The limit has no part in what is seen: it comes down to a few times what is usual, so that a flood meets it soon.
+    fn narrow(&mut self, window: &Window, guards: &Guards) {
+        let well = self.latency < guards.slack || self.latency < CHANGED * self.base;
+        if well {
+            self.peak -= self.peak * (window.lasted as f64 / PEAK_FADES).min(1.0);
+            self.peak = self.peak.max(f64::from(window.peak));
+            self.limit = self.limit.min((ROOM * self.peak).max(ROOM_MIN));
+        }
+    }
+
+    /// The limit binds, and nothing is known that speaks for refusing anybody: `latency` is what answers take since the
+    /// window began, zero without any. Answers whether the limit grew.
+    pub(super) fn open_up(&mut self, latency: f64, guards: &Guards) -> bool {
+        let quick = self.latency.max(latency) * GROWTH <= FILL * guards.slack;
+        let opens = quick && self.phase == Phase::Hold && self.limit < guards.max;
+        if opens {
+            self.limit = (self.limit * GROWTH).min(guards.max);
+            self.spared = self.limit;
+        }
+        opens
     }
 
     /// Nobody notices what queueing there is.
@@ -246,7 +289,9 @@ impl Law {
         // Slowness that begins is noticed at once.
         (self.usual, self.rate) = (self.latency, window.rate());
         self.hold = self.hold.saturating_sub(1);
-        if window.bound() && !drops {
+        if !window.bound() {
+            self.narrow(window, guards);
+        } else if !drops {
             self.limit *= (FILL * guards.slack / self.latency).clamp(1.0, GROWTH);
         }
     }
@@ -270,6 +315,7 @@ impl Law {
 
     fn watch(&mut self, window: &Window, guards: &Guards) {
         if !window.bound() {
+            self.narrow(window, guards);
             self.follow();
             self.held = *HOLD.start();
             return;
@@ -367,7 +413,7 @@ impl Law {
 /// A [`Law`] that one thread at a time reads and writes through a shared reference.
 #[derive(Debug)]
 pub(super) struct Cell {
-    numbers: [AtomicU64; 7],
+    numbers: [AtomicU64; 8],
     counts: [AtomicU32; 3],
 }
 
@@ -389,6 +435,7 @@ impl Cell {
             from: number(4),
             rate: number(5),
             spared: number(6),
+            peak: number(7),
             phase: [Phase::Hold, Phase::Down, Phase::Up][count(0) as usize % 3],
             hold: count(1),
             held: count(2),
@@ -396,8 +443,9 @@ impl Cell {
     }
 
     pub(super) fn store(&self, law: &Law) {
-        let Law { limit, spared, base, latency, usual, from, rate, phase, hold, held } = *law;
-        for (cell, number) in self.numbers.iter().zip([limit, base, latency, usual, from, rate, spared]) {
+        let Law { limit, spared, base, latency, usual, from, rate, peak, phase, hold, held } = *law;
+        let numbers = [limit, base, latency, usual, from, rate, spared, peak];
+        for (cell, number) in self.numbers.iter().zip(numbers) {
             cell.store(number.to_bits(), Relaxed);
         }
         for (cell, count) in self.counts.iter().zip([phase as u32, hold, held]) {

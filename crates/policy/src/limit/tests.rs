@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn limit(initial: u32) -> AdaptiveLimit {
-    AdaptiveLimit::new(&LimitParams { initial, ..LimitParams::default() }, 2, Instant::ORIGIN)
+    AdaptiveLimit::new(&LimitParams { initial: Some(initial), ..LimitParams::default() }, 2, Instant::ORIGIN)
 }
 
 /// `count` answers after `latency` each, evenly between two milliseconds; every one also kept somebody out if `bound`.
@@ -22,7 +22,7 @@ proptest! {
         ops in prop::collection::vec((0..4u8, 0..2_000_000_000u64, 0..100_000_000u64, any::<bool>()), 0..2_000),
         min in 1..50u32, more in 0..1_000u32,
     ) {
-        let params = LimitParams { min, max: min + more, initial: min + more / 2, ..LimitParams::default() };
+        let params = LimitParams { min, max: min + more, initial: Some(min + more / 2), ..LimitParams::default() };
         let limit = AdaptiveLimit::new(&params, 3, Instant::ORIGIN);
         let mut nanos = 0u64;
         for (shard, (op, latency, gap, bound)) in ops.into_iter().enumerate() {

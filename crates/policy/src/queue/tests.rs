@@ -20,6 +20,9 @@ fn served(queue: &mut Queue<u32>, now: Instant) -> Option<u32> {
     popped.map(|(waiter, ())| waiter.value)
 }
 
+/// So slow that the line's share of the limit decides how many may wait.
+const SLOW: Duration = Duration::from_secs(1);
+
 proptest! {
     /// Everybody pushed comes out exactly once; no lower class before a higher one; nobody too late; never too many.
     #[test]
@@ -39,7 +42,7 @@ proptest! {
                 0..=3 => {
                     let deadline = if span > 100 { Deadline::NONE } else { Deadline::at(at(millis + span)) };
                     let who = Who { class: Criticality::ALL[class], customer, deadline };
-                    match queue.push(now, limit, Waiter { who, value: number as u32 }) {
+                    match queue.push(now, limit, SLOW, Waiter { who, value: number as u32 }) {
                         Ok((id, evicted)) => {
                             if let Some(Evicted(evicted)) = evicted {
                                 prop_assert!(evicted.who.class >= who.class);
@@ -89,7 +92,7 @@ fn first_come_first_served_until_the_line_stands() {
     let mut queue = Queue::new(&QueueParams::default());
     let push = |queue: &mut Queue<u32>, millis, value| {
         let waiter = Waiter { who: who(Criticality::Critical, 0), value };
-        queue.push(at(millis), 100, waiter).expect("there is room");
+        queue.push(at(millis), 100, SLOW, waiter).expect("there is room");
     };
     push(&mut queue, 0, 1);
     push(&mut queue, 1, 2);
@@ -120,7 +123,7 @@ fn a_full_line_makes_room_for_the_more_important_and_the_less_greedy() {
     let mut queue = Queue::new(&QueueParams::default());
     let mut push = |class, customer, value| {
         queue
-            .push(at(0), 8, Waiter { who: who(class, customer), value })
+            .push(at(0), 8, SLOW, Waiter { who: who(class, customer), value })
             .map(|(_, evicted)| evicted.map(|e| e.0.value))
     };
     for value in 0..3 {
@@ -137,7 +140,7 @@ fn a_full_line_makes_room_for_the_more_important_and_the_less_greedy() {
 fn whoever_finds_no_place_stays_where_it_is() {
     let mut queue = Queue::new(&QueueParams::default());
     let waiter = Waiter { who: who(Criticality::Critical, 0), value: 1 };
-    queue.push(at(0), 8, waiter).expect("there is room");
+    queue.push(at(0), 8, SLOW, waiter).expect("there is room");
     assert!(queue.pop(at(1), LATENCY, |_| None::<()>, &mut |_, _| panic!("nobody is shed")).is_none());
     assert_eq!((queue.len(), served(&mut queue, at(1))), (1, Some(1)));
 }
@@ -145,6 +148,8 @@ fn whoever_finds_no_place_stays_where_it_is() {
 #[test]
 fn a_line_without_room_refuses_everybody() {
     let mut queue = Queue::new(&QueueParams { waiting_max: 0, ..QueueParams::default() });
-    assert!(queue.push(at(0), 100, Waiter { who: who(Criticality::CriticalPlus, 0), value: 1 }).is_err());
+    assert!(
+        queue.push(at(0), 100, SLOW, Waiter { who: who(Criticality::CriticalPlus, 0), value: 1 }).is_err()
+    );
     assert!(queue.is_empty() && queue.poll_timeout(LATENCY).is_none());
 }

@@ -12,7 +12,7 @@ use testkit::{Client, Seawall, Upstream};
 pub(crate) const RICH: &str = "{ratio: 1.0, floor_per_sec: 1000, burst: 1000}";
 
 /// Whatever learns from failures is off, so that a test of something else can fail as often as it likes.
-pub(crate) const NUMB: &str = "ejection: {enabled: false}, breaker: {enabled: false}, \
+pub(crate) const NUMB: &str = "throttle: {enabled: false}, ejection: {enabled: false}, breaker: {enabled: false}, \
     endpoint_breaker: {enabled: false}, slow_start: {window: 0s}";
 
 /// A gateway to be: one worker unless said otherwise, so that pools and counts are exact, and ports of the system's choosing. Each part is

@@ -113,7 +113,12 @@ impl World {
             }
             Entry::Refuse(Why::Deadline) => Err(Shed::Deadline),
             Entry::Refuse(_) => Err(Shed::Admission),
-            Entry::Wait => match road.queue.push(now, admission.limit(), Waiter { who, value: id }) {
+            Entry::Wait => match road.queue.push(
+                now,
+                admission.limit(),
+                admission.base_latency(),
+                Waiter { who, value: id },
+            ) {
                 Ok((queued, evicted)) => {
                     (call.stage, call.queued) = (Stage::Queued, Some(queued));
                     let index = call.road;

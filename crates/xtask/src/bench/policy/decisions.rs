@@ -188,7 +188,7 @@ fn throttles(bench: &mut Bench) {
 fn admissions(bench: &mut Bench) {
     let who = Who { class: Criticality::Critical, customer: 4711, deadline: Deadline::NONE };
     let fixed = |limit, waiting_max| {
-        let limit = LimitParams { min: limit, max: limit, initial: limit, ..LimitParams::default() };
+        let limit = LimitParams { min: limit, max: limit, initial: Some(limit), ..LimitParams::default() };
         let queue = QueueParams { waiting_max, ..QueueParams::default() };
         let params = AdmissionParams { limit, queue, ..AdmissionParams::default() };
         admission::Admission::new(&params, THREADS, START)
@@ -208,7 +208,7 @@ fn admissions(bench: &mut Bench) {
     let queues = [(); THREADS].map(|()| Mutex::new(Queue::new(&QueueParams::default())));
     bench.measure("queue: push and pop", |turn| {
         let mut queue = queues[turn.shard].lock().unwrap_or_else(PoisonError::into_inner);
-        let pushed = queue.push(turn.now, 100, Waiter { who, value: 1u32 }).is_ok();
+        let pushed = queue.push(turn.now, 100, LATENCY, Waiter { who, value: 1u32 }).is_ok();
         (pushed, queue.pop(turn.now, LATENCY, |_| Some(()), &mut |_, _| ()).is_some())
     });
 }
