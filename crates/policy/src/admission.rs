@@ -299,7 +299,7 @@ impl Admission {
     pub fn try_enter(&self, shard: usize, who: &Who, now: Instant) -> Entry {
         let class = who.class.index();
         if !waits_up_to(self.waiting.0.load(SeqCst), class) {
-            match self.take(shard, who) {
+            match self.take(shard, who, now) {
                 Ok(ticket) => return Entry::Enter(ticket),
                 Err(Shed::Limit | Shed::Class) if self.settings.queues.load(Relaxed) => {}
                 Err(shed) => return Entry::Refuse(shed),
@@ -307,7 +307,7 @@ impl Admission {
         } else if self.bar(class) == 0 {
             return Entry::Refuse(Shed::Pressure);
         } else {
-            self.keep_out(shard, class);
+            self.keep_out(shard, class, now);
         }
         // Only those who would have to wait are asked: the base latency is a mean over all that the service does, and
         // a quick request with a short deadline may well be answered in time when it goes in at once.
@@ -319,7 +319,7 @@ impl Admission {
         };
         // Whoever left before we were counted has woken nobody on our behalf: look once more.
         if !waits_up_to(before, class)
-            && let Some(ticket) = self.try_enter_waiting(shard, who)
+            && let Some(ticket) = self.try_enter_waiting(shard, who, now)
         {
             return Entry::Enter(ticket);
         }
@@ -329,8 +329,8 @@ impl Admission {
     /// Asks again on behalf of a request that was told to wait; when it gets in, it no longer waits. Whoever got in
     /// wakes the next one, in case that more than one place is free.
     #[must_use]
-    pub fn try_enter_waiting(&self, shard: usize, who: &Who) -> Option<Ticket> {
-        let ticket = self.take(shard, who).ok()?;
+    pub fn try_enter_waiting(&self, shard: usize, who: &Who, now: Instant) -> Option<Ticket> {
+        let ticket = self.take(shard, who, now).ok()?;
         self.give_up(who);
         Some(ticket)
     }
@@ -425,9 +425,11 @@ impl Admission {
         self.bars.0.bars[class].load(Relaxed)
     }
 
-    fn keep_out(&self, shard: usize, class: usize) {
+    fn keep_out(&self, shard: usize, class: usize, now: Instant) {
         self.kept_out.get(shard)[class].fetch_add(1, Relaxed);
-        self.limit.on_kept_out(shard);
+        if self.limit.on_kept_out(shard, now) {
+            self.raise_bars();
+        }
     }
 
     /// Who is the reason why the limit binds. A few who are kept out by chance are none.
@@ -465,7 +467,7 @@ impl Admission {
         bars.batch.store((limit / (32 * self.kept.len() as u32)).min(64), Relaxed);
     }
 
-    fn take(&self, shard: usize, who: &Who) -> Result<Ticket, Shed> {
+    fn take(&self, shard: usize, who: &Who, now: Instant) -> Result<Ticket, Shed> {
         let class = who.class.index();
         let mut bar = self.bar(class);
         let given = self.given.0.load(SeqCst);
@@ -479,7 +481,7 @@ impl Admission {
         if counted && short && class >= self.bars.0.crowd.load(Relaxed) as usize {
             match self.customers.holds(who.customer, bar, given) {
                 Holds::TooMuch => {
-                    self.keep_out(shard, class);
+                    self.keep_out(shard, class, now);
                     return Err(Shed::Customer);
                 }
                 Holds::FairShare => bar = self.bars.0.spared[class].load(Relaxed),
@@ -493,7 +495,7 @@ impl Admission {
         if bar == 0 {
             return Err(Shed::Pressure);
         }
-        self.keep_out(shard, class);
+        self.keep_out(shard, class, now);
         Err(if given < self.bar(0) { Shed::Class } else { Shed::Limit })
     }
 

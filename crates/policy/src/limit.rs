@@ -87,8 +87,8 @@ struct Seen {
 /// it stays, until the latency changes. So a service that slows down for its own reasons keeps its places, because
 /// halving them would cost answers; and one that is flooded before anything was learned finds its base too.
 ///
-/// While it binds and nothing is known to be slow (nothing was answered yet, or quickly), it doubles ten times a second:
-/// nothing speaks for refusing anybody. While it does not bind, it comes down to four times the most that were lately
+/// While it binds and answers are known to be quick it doubles ten times a second, and while there are none at all once a
+/// second: nothing speaks for refusing anybody. While it does not bind, it comes down to four times the most that were lately
 /// under way, but not below 100, so that a flood meets it soon and a burst does not.
 ///
 /// Bounds: between `min` and `max`, and one step at most doubles or halves it while it binds. It moves only on evidence:
@@ -126,6 +126,8 @@ struct Current {
     judge_at: AtomicU64,
     /// It does not open up before.
     open_at: AtomicU64,
+    /// When somebody was first kept out while nothing was answered; 0 when there are answers.
+    blind_since: AtomicU64,
     latency: AtomicU64,
     base: AtomicU64,
 }
@@ -204,14 +206,24 @@ impl AdaptiveLimit {
             return false;
         }
         current.open_at.store(now.saturating_add(law::OPENS_EVERY), Relaxed);
-        let (mut answered, mut logs) = (0u64, 0u64);
+        let (mut answered, mut dropped, mut logs) = (0u64, 0u32, 0u64);
         for seen in self.seen.iter() {
             answered += u64::from(seen.answered.load(Relaxed));
+            dropped += seen.dropped.load(Relaxed);
             logs += seen.logs.load(Relaxed);
         }
         let latency = if answered == 0 { 0.0 } else { law::exp(logs as f64 / answered as f64) };
         let mut law = self.law.load();
-        let opened = law.open_up(latency, &self.guards());
+        // Many at once make the first answer late: that is waited for, but not for ever.
+        let blind = answered == 0;
+        let since = current.blind_since.load(Relaxed);
+        let waits = blind && (since == 0 || now.saturating_sub(since) < law::BLIND_FOR);
+        if !(waits && since > 0) {
+            current.blind_since.store(if blind { now } else { 0 }, Relaxed);
+        }
+        // Of those who began together the quickest end first: a few answers say nothing.
+        let few = !blind && answered < law::SAMPLES_UP as u64;
+        let opened = dropped == 0 && !waits && !few && law.open_up(latency, &self.guards());
         if opened {
             self.law.store(&law);
             current.limit.store(law.limit(), Relaxed);

@@ -137,11 +137,12 @@ impl Entrance {
     /// Lets in everybody for whom there is a place, and turns away whoever has waited in vain.
     fn advance(&self, line: &mut Queue<oneshot::Sender<Turn>>, shard: usize, now: Instant) {
         let latency = self.admission.base_latency();
-        while let Some((waiter, ticket)) =
-            line.pop(now, latency, |who| self.admission.try_enter_waiting(shard, who), &mut |waiter, shed| {
-                self.turn_away(waiter, shed)
-            })
-        {
+        while let Some((waiter, ticket)) = line.pop(
+            now,
+            latency,
+            |who| self.admission.try_enter_waiting(shard, who, now),
+            &mut |waiter, shed| self.turn_away(waiter, shed),
+        ) {
             if waiter.value.send(Ok(ticket)).is_err() {
                 // It left at this very moment; the loop goes on with the next one.
                 let _ = self.admission.leave(shard, ticket, now, End::Ignored);

@@ -109,7 +109,7 @@ impl Gate {
         let (mut entered, mut shed) = (Vec::new(), Vec::new());
         {
             let mut line = self.line.lock();
-            let enter = |who: &Who| self.admission.try_enter_waiting(worker::shard(), who);
+            let enter = |who: &Who| self.admission.try_enter_waiting(worker::shard(), who, now);
             while let Some(next) = line.pop(now, latency, enter, &mut |waiter, why| shed.push((waiter, why)))
             {
                 entered.push(next);

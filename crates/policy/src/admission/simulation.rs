@@ -260,7 +260,7 @@ impl Door for Gate {
         self.queue.expire(now, base, &mut shed);
         let mut entered = Vec::new();
         while let Some((waiter, ticket)) =
-            self.queue.pop(now, base, |who| admission.try_enter_waiting(0, who), &mut shed)
+            self.queue.pop(now, base, |who| admission.try_enter_waiting(0, who, now), &mut shed)
         {
             tickets.insert(waiter.value, ticket);
             entered.push(waiter.value);

@@ -80,7 +80,9 @@ fn ten_times_what_it_can_do_leaves_goodput_and_latency_alone() {
             let steady = matches!(scenario.work, Work::Constant(_) | Work::Exponential(_));
             // Where all share the servers, whatever waits makes everybody slower; the record says by how much.
             let bound = if steady && !shared { 3.0 } else { 10.0 };
-            assert!(goodput > 0.9, "{case}: goodput {goodput}");
+            // In these seconds chance alone gives eight servers a tenth more or less heavy work than usual.
+            let least = if steady { 0.9 } else { 0.8 };
+            assert!(goodput > least, "{case}: goodput {goodput}");
             assert!(slower < bound, "{case}: p99 {slower} times unloaded");
             (worst, sum, runs) = (goodput.min(worst), sum + goodput.min(1.0), runs + 1.0);
         }
@@ -197,7 +199,7 @@ proptest! {
                     prop_assert_eq!(wake, !waiting.is_empty());
                 },
                 _ => if let Some(waiter) = waiting.pop() {
-                    match admission.try_enter_waiting(shard, &waiter) {
+                    match admission.try_enter_waiting(shard, &waiter, Instant::ORIGIN) {
                         Some(ticket) => inside.push(ticket),
                         None => admission.give_up(&waiter),
                     }

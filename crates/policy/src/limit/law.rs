@@ -30,7 +30,7 @@ const DROPS: u64 = 10;
 /// Samples of a window: twice the limit, within these. Few enough to be quick, enough for a rate.
 const SAMPLES: core::ops::RangeInclusive<f64> = 100.0..=500.0;
 /// A step up may be mistaken for less: the next one, or a cut, makes it good.
-const SAMPLES_UP: f64 = 40.0;
+pub(super) const SAMPLES_UP: f64 = 40.0;
 /// A window lasts at least this long, in nanoseconds.
 const SHORTEST: f64 = 2e6;
 /// A window that is not full after this long plus [`STALE_LATENCIES`] is thrown away: its first samples are history.
@@ -50,6 +50,9 @@ const PEAK_FADES: f64 = 1_200e9;
 /// While nothing is slow the limit opens up this often at the most, in nanoseconds: long enough to see what the last time
 /// has brought where answers are quick.
 pub(super) const OPENS_EVERY: u64 = 100_000_000;
+
+/// Where nothing is answered it opens up this often, in nanoseconds.
+pub(super) const BLIND_FOR: u64 = 1_000_000_000;
 
 /// No change is waited for longer than this, in nanoseconds.
 const SETTLE_MAX: f64 = 10e9;
@@ -267,8 +270,10 @@ impl Law {
     /// The limit binds, and nothing is known that speaks for refusing anybody: `latency` is what answers take since the
     /// window began, zero without any. Answers whether the limit grew.
     pub(super) fn open_up(&mut self, latency: f64, guards: &Guards) -> bool {
-        let quick = self.latency.max(latency) * GROWTH <= FILL * guards.slack;
-        let opens = quick && self.phase == Phase::Hold && self.limit < guards.max;
+        let known = self.base > 0.0 || latency == 0.0;
+        let quick = known && self.latency.max(latency) * GROWTH <= FILL * guards.slack;
+        // Not while what was tried lately still counts.
+        let opens = quick && self.phase == Phase::Hold && self.hold == 0 && self.limit < guards.max;
         if opens {
             self.limit = (self.limit * GROWTH).min(guards.max);
             self.spared = self.limit;

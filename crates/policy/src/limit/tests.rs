@@ -10,7 +10,7 @@ fn answers(limit: &AdaptiveLimit, from: u64, until: u64, count: u64, latency: u6
     for index in 0..count {
         let now = Instant::from_nanos((from * 1_000_000) + index * (until - from) * 1_000_000 / count);
         if bound {
-            limit.on_kept_out(index as usize);
+            limit.on_kept_out(index as usize, now);
         }
         limit.on_answer(index as usize, now, Duration::from_millis(latency), || 0);
     }
@@ -29,7 +29,7 @@ proptest! {
             nanos = nanos.saturating_add_signed(gap as i64 - 5_000_000);
             let now = Instant::from_nanos(nanos);
             if bound {
-                limit.on_kept_out(shard);
+                limit.on_kept_out(shard, now);
             }
             match op {
                 0 => { limit.on_dropped(shard, now, || 5); }
@@ -49,7 +49,6 @@ proptest! {
 fn trap_20_no_samples_change_nothing() {
     let limit = limit(20);
     for second in 0..100 {
-        limit.on_kept_out(0);
         limit.on_answer(0, Instant::from_secs(second * 1_000), Duration::from_millis(5), || 0);
     }
     assert_eq!(limit.get(), 20);
@@ -58,11 +57,42 @@ fn trap_20_no_samples_change_nothing() {
 
 #[test]
 fn trap_20_traffic_far_below_the_limit_moves_it_neither_way() {
-    let limit = limit(200);
+    let limit = limit(100);
     for (window, latency) in [5, 5, 80, 3, 500, 5, 5, 1].into_iter().enumerate() {
         answers(&limit, window as u64 * 5_000, window as u64 * 5_000 + 5_000, 2_000, latency, false);
-        assert_eq!(limit.get(), 200);
+        assert_eq!(limit.get(), 100);
     }
+}
+
+#[test]
+fn a_limit_that_does_not_bind_comes_down_to_a_few_times_what_is_usual() {
+    let limit = limit(5_000);
+    let serve = |from: u64, active| {
+        for index in 0..2_000 {
+            let now = Instant::from_nanos((from * 1_000 + index) * 1_000_000);
+            limit.on_answer(0, now, Duration::from_millis(5), || active);
+        }
+    };
+    serve(0, 300);
+    assert_eq!(limit.get(), 1_200);
+    serve(2, 10);
+    assert!((1_100..=1_200).contains(&limit.get()), "not forgotten at once: {}", limit.get());
+}
+
+#[test]
+fn nobody_is_refused_for_long_while_nothing_is_known_to_be_slow() {
+    // Long polls: nothing is answered for half a minute.
+    let limit = limit(100);
+    for millis in 0..10_000 {
+        limit.on_kept_out(0, Instant::from_millis(millis));
+    }
+    assert_eq!(limit.get(), 10_000);
+    // A service that is known to take 20 ms: more places at once would only queue.
+    let limit = self::limit(100);
+    answers(&limit, 0, 1_000, 1_000, 20, false);
+    let before = limit.get();
+    limit.on_kept_out(0, Instant::from_millis(1_001));
+    assert_eq!(limit.get(), before);
 }
 
 #[test]
@@ -83,7 +113,7 @@ fn trap_20_looking_at_the_base_does_not_drop_the_limit_to_three() {
 fn trap_20_only_time_outs_shrink_it_to_its_minimum_and_no_further() {
     let limit = limit(100);
     for millis in 0..60_000 {
-        limit.on_kept_out(0);
+        limit.on_kept_out(0, Instant::from_millis(millis));
         limit.on_dropped(0, Instant::from_millis(millis), || 0);
     }
     assert_eq!(limit.get(), LimitParams::default().min);

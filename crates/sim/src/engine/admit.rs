@@ -239,7 +239,7 @@ impl World {
         let road = &mut self.roads[index as usize];
         let admission = road.admission.as_ref()?;
         let mut gone = Vec::new();
-        let enter = |who: &Who| admission.try_enter_waiting(0, who);
+        let enter = |who: &Who| admission.try_enter_waiting(0, who, self.now);
         let latency = admission.base_latency();
         let found = road.queue.pop(self.now, latency, enter, &mut |waiter, why| gone.push((waiter, why)));
         self.send_away(index, gone);
