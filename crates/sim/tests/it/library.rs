@@ -73,12 +73,10 @@ fn slow_dependency() {
 #[test]
 fn cold_cache() {
     let (with, without) = played!("cold-cache");
-    // Clients wait for a second, which is less than what counts as patience once the first answers have taken half of
-    // that: nobody learns from those who give up, and twenty seconds pass until little enough is let in.
-    assert!(success(&with, 25, 90) >= 0.28, "{}", success(&with, 25, 90));
+    assert!(success(&with, 25, 90) >= 0.4, "{}", success(&with, 25, 90));
     assert!(success(&with, 85, 90) >= 0.9, "{}", success(&with, 85, 90));
     assert!(success(&without, 25, 90) <= 0.1, "{}", success(&without, 25, 90));
-    assert!(class(&with, Critical) >= class(&with, Sheddable) + 0.04);
+    assert!(class(&with, Critical) >= class(&with, Sheddable) + 0.1);
 }
 
 #[test]
