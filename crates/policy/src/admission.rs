@@ -475,10 +475,14 @@ impl Admission {
             && given > self.bars.0.uncounted.load(Relaxed)
             && self.settings.fair.load(Relaxed);
         // Fair within a class, not between classes: while a lower one may come in, or is the reason why the limit binds,
-        // nobody above it has too much.
-        let below = self.bars.0.bars.get(class + 1).map_or(0, |bar| bar.load(Relaxed));
+        // nobody above it has too much. Where the class itself is the reason, those below are kept out already.
+        let crowd = self.bars.0.crowd.load(Relaxed) as usize;
+        let below = match self.bars.0.bars.get(class + 1) {
+            Some(bar) if class == 0 || class != crowd => bar.load(Relaxed),
+            _ => 0,
+        };
         let short = given >= below && f64::from(given) >= SHORT * f64::from(bar);
-        if counted && short && class >= self.bars.0.crowd.load(Relaxed) as usize {
+        if counted && short && class >= crowd {
             match self.customers.holds(who.customer, bar, given) {
                 Holds::TooMuch => {
                     self.keep_out(shard, class, now);
