@@ -212,9 +212,10 @@ const HYSTERESIS: f64 = 0.05;
 /// (at most a sixteenth of the limit together), so that far from the bound workers seldom meet on a cache line. A
 /// place that another worker keeps is found when nothing else is left.
 ///
-/// When a class has filled seven tenths of its share, a customer that holds more than the places divided by the
-/// number of customers is refused; up to twice that while places are free. Customers are hashed to a fixed table of counters; two that share one are taken
-/// for one customer.
+/// When a class has filled seven tenths of its share and all that the class below it may fill, a customer that holds
+/// more than the places divided by the number of customers is refused, up to twice that while places are free; but never
+/// one that holds a single place. Customers are hashed to a fixed table of counters; two that share one are taken for
+/// one customer.
 ///
 /// Whoever was told to wait must get in or [give up](Self::give_up). Newcomers do not overtake those who wait in their
 /// class or a higher one. Who is next is said by [`crate::queue::Queue`].
@@ -473,7 +474,15 @@ impl Admission {
         let counted = who.customer != 0
             && given > self.bars.0.uncounted.load(Relaxed)
             && self.settings.fair.load(Relaxed);
-        if counted && f64::from(given) >= SHORT * f64::from(bar) {
+        // Fair within a class, not between classes: while a lower one may come in, or is the reason why the limit binds,
+        // nobody above it has too much. Where the class itself is the reason, those below are kept out already.
+        let crowd = self.bars.0.crowd.load(Relaxed) as usize;
+        let below = match self.bars.0.bars.get(class + 1) {
+            Some(bar) if class == 0 || class != crowd => bar.load(Relaxed),
+            _ => 0,
+        };
+        let short = given >= below && f64::from(given) >= SHORT * f64::from(bar);
+        if counted && short && class >= crowd {
             match self.customers.holds(who.customer, bar, given) {
                 Holds::TooMuch => {
                     self.keep_out(shard, class, now);

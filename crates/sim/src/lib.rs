@@ -6,8 +6,8 @@
 //! report, bit for bit, and each part draws from a child seed of its own, so that adding one part does not change
 //! what another one draws.
 //!
-//! The road of a simulated request is that of a real one: arrival → [gateway] → admit (rate limit, throttle, breaker,
-//! admission, bulkhead) → attempt (pick an endpoint, its breaker, send; retry or hedge) → answer → observe. What is
+//! The road of a simulated request is that of a real one: arrival → [gateway] → admit (rate limit, breaker, admission,
+//! bulkhead, throttle) → attempt (pick an endpoint, its breaker, send; retry or hedge) → answer → observe. What is
 //! left out: bytes, connections and the processor time of gateways. A gateway is never the bottleneck here.
 //!
 //! [gateway]: Scenario::gateways

@@ -50,7 +50,8 @@ impl Customers {
         let present = self.present.0.load(Relaxed).max(1).unsigned_abs();
         let (places, fair) = (f64::from(places), f64::from(places) / f64::from(present));
         let free = (1.0 - f64::from(given) / places) / (1.0 - super::SHORT);
-        if own > 0 && f64::from(own + 1) > fair * (1.0 + free.clamp(0.0, 1.0)) {
+        // One place is nobody's greed, and may be that of another customer with the same counter.
+        if own > 1 && f64::from(own + 1) > fair * (1.0 + free.clamp(0.0, 1.0)) {
             Holds::TooMuch
         } else if fair >= 1.0 {
             Holds::FairShare

@@ -212,6 +212,30 @@ proptest! {
 }
 
 #[test]
+fn nobody_is_greedy_with_one_place() {
+    let admission = fixed(100, 1);
+    // So many customers that a fair share is hardly a place.
+    for customer in 1..=95 {
+        let entry = admission.try_enter(0, &who(Criticality::Critical, customer), Instant::ORIGIN);
+        assert!(matches!(entry, Entry::Enter(_)), "{customer}: {entry:?}");
+    }
+}
+
+#[test]
+fn nobody_has_too_much_while_a_lower_class_may_come_in() {
+    let admission = fixed(100, 1);
+    let enter = |class, customer| admission.try_enter(0, &who(class, customer), Instant::ORIGIN);
+    for customer in 1..=60 {
+        assert!(matches!(enter(Criticality::Sheddable, customer), Entry::Enter(_)));
+    }
+    for place in 61..=94 {
+        assert!(matches!(enter(Criticality::CriticalPlus, 99), Entry::Enter(_)), "{place}");
+    }
+    assert_eq!(enter(Criticality::CriticalPlus, 99), Entry::Refuse(Shed::Customer));
+    assert!(matches!(enter(Criticality::CriticalPlus, 7), Entry::Enter(_)), "others get the rest");
+}
+
+#[test]
 fn trap_16_the_limit_holds_for_the_process_not_for_each_worker() {
     for limit in [7, 500] {
         let admission = fixed(limit, 4);

@@ -264,12 +264,13 @@ mod tests {
         let [theirs, ours] = [plain(&Service::default()), plain(&ServicePolicies::default())];
         let ours = ours.as_object().unwrap().keys();
         let only_ours: Vec<_> = ours.filter(|key| theirs.get(key.as_str()).is_none()).collect();
-        assert_eq!(only_ours, ["admission", "enabled", "endpoint_breaker_per_route", "hedge", "throttle"]);
+        assert_eq!(only_ours, ["enabled", "endpoint_breaker_per_route", "hedge"]);
         let mut lost = Vec::new();
         let service = service(
             "balance: round_robin, panic_below: 0.2, health: {path: /up, interval: 7s}, via: false, \
              retry: {attempts_max: 5}, retry_budget: {ratio: 0.3}, bulkhead: {active_max: 40}, breaker: {enabled: false}, \
-             timeouts: {attempt: 3s, connect: 2s}, sticky: {cookie: c}",
+             timeouts: {attempt: 3s, connect: 2s}, sticky: {cookie: c}, admission: {limit: {max: 7777}}, \
+             throttle: {multiplier: 1.7}, retry_advice: {retry_share: 0.4}",
         );
         let policies = policies(&service, &mut |key| lost.push(key.to_owned()));
         assert_eq!(policies.balance, service.balance);
@@ -278,7 +279,10 @@ mod tests {
         assert_eq!(policies.retry_budget.as_ref(), Some(&service.retry_budget));
         assert_eq!(policies.bulkhead, service.bulkhead);
         assert_eq!(policies.breaker, service.breaker);
-        assert!(policies.enabled && !policies.admission.enabled && !policies.throttle.enabled);
+        assert_eq!(policies.admission, service.admission);
+        assert_eq!(policies.throttle, service.throttle);
+        assert_eq!(policies.retry_advice, service.retry_advice);
+        assert!(policies.enabled && policies.admission.enabled && policies.throttle.enabled);
         assert_eq!(policies.timeouts.attempt, service.timeouts.attempt);
         assert_eq!(policies.health.unwrap().interval.to_string(), "7s");
         lost.sort_unstable();

@@ -3,6 +3,7 @@
 mod attempts;
 mod balance;
 mod bodies;
+mod calibration;
 mod commands;
 mod deadlines;
 mod demo;

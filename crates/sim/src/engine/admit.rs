@@ -1,5 +1,6 @@
-//! Whether a call may go on: its customer's rate, the throttle, the service's breaker, admission, the service's
-//! bulkhead, in the order of the gateway's road, so that what is refused cheaply is refused first.
+//! Whether a call may go on: its customer's rate, the service's breaker, admission, the service's bulkhead, the
+//! throttle, in the order of the gateway's road: what is refused cheaply is refused first, and what is refused here does
+//! not count against the service.
 
 use std::time::Duration;
 
@@ -7,12 +8,34 @@ use model::{Deadline, Instant};
 use policy::admission::{End, Entry, Shed as Why, Ticket, Who};
 use policy::breaker::CallEnd;
 use policy::bulkhead::Admission as Place;
+use policy::callers::Advice;
 use policy::queue::{Evicted, Full, Waiter};
 
 use super::queue::Event;
 use super::slab::Id;
 use super::{Call, Outcome, Parent, Stage, Way, World};
 use crate::report::Shed;
+
+/// Whoever gives up after so many times what an answer takes has met a service that is overloaded.
+const PATIENCE: u32 = 4;
+
+/// What the end of a call says to throttle and admission, as in the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lesson {
+    /// Answered well, this long after the attempt was sent.
+    Good(Duration),
+    /// Answered with an error of the service's own, which says nothing about how long the work takes.
+    Ill,
+    /// Refused for overload, or not answered in the time that we grant.
+    Overloaded,
+    /// The connection broke.
+    Broken,
+    /// It never got there. Breakers and ejection see to endpoints that are down.
+    Unreached,
+    /// Nobody waits any more, or it was refused here before it was sent: whether the service would have answered will never
+    /// be known.
+    Unknown,
+}
 
 impl World {
     /// Somebody calls a service and will have gone away at `leaves`.
@@ -23,6 +46,7 @@ impl World {
         way: Way,
         caller_deadline: Deadline,
         leaves: Instant,
+        attempts_before: u32,
     ) {
         let service = self.roads[road as usize].service as usize;
         let timeout = match parent {
@@ -30,13 +54,17 @@ impl World {
             Parent::Job(_) => None,
         };
         let timeout = timeout.unwrap_or(self.services[service].policies.timeouts.request);
+        let deadline = caller_deadline.sooner(Deadline::within(self.now, timeout.get()));
         let id = self.calls.insert(Call {
             parent,
             road,
             way,
             started: self.now,
-            deadline: caller_deadline.sooner(Deadline::within(self.now, timeout.get())),
+            deadline,
+            hurried: deadline == caller_deadline,
             leaves,
+            attempts_before,
+            sent: None,
             permit: None,
             ticket: None,
             queued: None,
@@ -53,7 +81,7 @@ impl World {
         match self.admit(id) {
             Ok(true) => self.ask_bulkhead(id),
             Ok(false) => {}
-            Err(shed) => self.shed(id, shed),
+            Err(shed) => self.shed(id, shed, Lesson::Unknown),
         }
     }
 
@@ -65,16 +93,13 @@ impl World {
             return Err(Shed::Deadline);
         }
         let road = &mut self.roads[call.road as usize];
+        road.callers.on_request(0, call.attempts_before + 1, now);
         let params = &self.services[road.service as usize].policies;
         if let Parent::Request(_) = call.parent {
             let own = &self.sources[usize::from(call.way.traffic)].params.route;
             if let Some(limiter) = &road.route(call.way.traffic, own, params, now).limiter {
                 limiter.try_take(now, call.way.customer, 1.0).map_err(|_| Shed::RateLimit)?;
             }
-        }
-        if let Some(throttle) = &road.throttle {
-            let class = call.way.class;
-            throttle.try_send(0, class, now, &mut road.rng).map_err(|_| Shed::Throttle)?;
         }
         if let Some(breaker) = &road.breaker {
             call.permit = Some(breaker.try_enter(0, now, &mut road.rng).map_err(|_| Shed::Breaker)?);
@@ -152,7 +177,7 @@ impl World {
     fn shed_waiter(&mut self, id: Id<Call>, why: Shed) {
         if let Some(call) = self.calls.get_mut(id) {
             (call.stage, call.queued) = (Stage::Outside, None);
-            self.shed(id, why);
+            self.shed(id, why, Lesson::Unknown);
         }
     }
 
@@ -169,16 +194,22 @@ impl World {
                 let until = self.now.after(wait_max.get()).min(call.deadline.instant());
                 self.queue.plan(until, Event::WaitOver { call: id });
             }
-            Place::Refuse => self.shed(id, Shed::Bulkhead),
+            Place::Refuse => self.shed(id, Shed::Bulkhead, Lesson::Unknown),
         }
     }
 
-    /// The call holds a place: it counts, and makes its first attempt.
+    /// The call holds a place: unless the throttle knows better it counts, and makes its first attempt.
     fn go_in(&mut self, id: Id<Call>) {
         let Some(call) = self.calls.get_mut(id) else { return };
         call.stage = Stage::Inside;
         let index = call.road;
         let road = &mut self.roads[index as usize];
+        if let Some(throttle) = &road.throttle
+            && throttle.try_send(0, call.way.class, self.now, &mut road.rng).is_err()
+        {
+            return self.shed(id, Shed::Throttle, Lesson::Unknown);
+        }
+        call.sent = Some(self.now);
         if let Some(budget) = &road.budget {
             budget.on_request(0);
         }
@@ -236,40 +267,36 @@ impl World {
     pub(super) fn on_wait_over(&mut self, id: Id<Call>) {
         let Some(call) = self.calls.get(id).filter(|call| call.stage == Stage::Waiting) else { return };
         let late = call.deadline.expired(self.now);
-        self.shed(id, if late { Shed::Deadline } else { Shed::Bulkhead });
+        self.shed(id, if late { Shed::Deadline } else { Shed::Bulkhead }, Lesson::Unknown);
     }
 
     /// A policy refuses the call.
-    pub(super) fn shed(&mut self, id: Id<Call>, shed: Shed) {
+    pub(super) fn shed(&mut self, id: Id<Call>, shed: Shed, lesson: Lesson) {
         let Some(call) = self.calls.get(id) else { return };
-        let service = self.roads[call.road as usize].service as usize;
+        let road = &self.roads[call.road as usize];
+        let service = road.service as usize;
         self.recorder.on_shed(self.now, call.way.who(), service, shed);
         let status = match shed {
             Shed::RateLimit => 429,
             Shed::Deadline => 504,
             _ => 503,
         };
-        // A caller that tries again at once meets the same refusal; only an endpoint may be better off elsewhere.
-        let dont_retry = !matches!(shed, Shed::NoEndpoint | Shed::Deadline);
+        let dont_retry = match shed {
+            Shed::NoEndpoint => false,
+            // Another gateway may have room, while few callers come from elsewhere.
+            Shed::Admission | Shed::Throttle => road.callers.advice(self.now) == Advice::Never,
+            Shed::RateLimit | Shed::Breaker | Shed::Bulkhead | Shed::Deadline => true,
+        };
         let outcome = Outcome { status, dont_retry, shed: Some(shed) };
-        self.end_call(id, outcome, CallEnd::Ignored, End::Ignored);
+        // A service that is too slow for its route failed, though it was us who gave up.
+        let end = if lesson == Lesson::Overloaded { CallEnd::Failure } else { CallEnd::Ignored };
+        self.end_call(id, outcome, end, lesson);
     }
 
     /// The call is over: what it held is given back, and whoever waits for it is told.
-    pub(super) fn end_call(&mut self, id: Id<Call>, outcome: Outcome, end: CallEnd, taught: End) {
-        let Some(call) = self.leave(id, end, taught) else { return };
+    pub(super) fn end_call(&mut self, id: Id<Call>, outcome: Outcome, end: CallEnd, lesson: Lesson) {
+        let Some(call) = self.leave(id, end, lesson) else { return };
         let road = &mut self.roads[call.road as usize];
-        // It did the work, even where the answer is an error of its own. A refusal of our own, after the throttle, says
-        // nothing about the service and must not be held against it.
-        let spared = matches!(outcome.shed, Some(Shed::Breaker | Shed::Admission | Shed::Bulkhead));
-        let accepted = outcome.good() || spared || (outcome.status == 500 && !outcome.dont_retry);
-        if let Some(throttle) = &road.throttle {
-            if accepted {
-                throttle.on_accept(0, call.way.class, call.started, self.now);
-            } else {
-                throttle.on_failure(0, call.way.class, call.started);
-            }
-        }
         if outcome.good() {
             let params = &self.services[road.service as usize].policies;
             let own = match call.parent {
@@ -288,12 +315,11 @@ impl World {
 
     /// Whoever waits for the call has gone away.
     pub(super) fn cancel(&mut self, id: Id<Call>) {
-        let late = self.calls.get(id).is_some_and(|call| call.deadline.expired(self.now));
-        self.leave(id, CallEnd::Ignored, if late { End::Dropped } else { End::Ignored });
+        self.leave(id, CallEnd::Ignored, Lesson::Unknown);
     }
 
     /// Takes the call out, and gives back what it held.
-    fn leave(&mut self, id: Id<Call>, end: CallEnd, taught: End) -> Option<Call> {
+    fn leave(&mut self, id: Id<Call>, end: CallEnd, lesson: Lesson) -> Option<Call> {
         let live = self.calls.get(id)?.live;
         for attempt in live.into_iter().flatten() {
             self.drop_attempt(id, attempt.number);
@@ -304,10 +330,27 @@ impl World {
             let latency = if end == CallEnd::Ignored { Duration::ZERO } else { self.now.since(call.started) };
             breaker.on_end(permit, self.now, end, latency, &mut road.rng);
         }
+        if let (Some(throttle), Some(sent)) = (&road.throttle, call.sent) {
+            match lesson {
+                Lesson::Good(_) | Lesson::Ill | Lesson::Unreached => {
+                    throttle.on_accept(0, call.way.class, sent, self.now);
+                }
+                Lesson::Overloaded | Lesson::Broken => throttle.on_failure(0, call.way.class, sent),
+                Lesson::Unknown => {}
+            }
+        }
         let mut wakes = false;
         if let Some(admission) = &road.admission {
             if let Some(ticket) = call.ticket {
-                wakes |= admission.leave(0, ticket, self.now, taught);
+                let waited = call.sent.map_or(Duration::ZERO, |sent| self.now.since(sent));
+                let base = admission.base_latency();
+                let end = match lesson {
+                    Lesson::Good(latency) => End::Success(latency),
+                    Lesson::Overloaded => End::Dropped,
+                    Lesson::Unknown if !base.is_zero() && waited > base * PATIENCE => End::Dropped,
+                    Lesson::Ill | Lesson::Broken | Lesson::Unreached | Lesson::Unknown => End::Ignored,
+                };
+                wakes |= admission.leave(0, ticket, self.now, end);
             }
             if let Some(waiter) = call.queued.and_then(|queued| road.queue.remove(queued)) {
                 admission.give_up(&waiter.who);

@@ -2,10 +2,10 @@
 
 use model::{Deadline, Instant, Retry, Verdict};
 use policy::Ended;
-use policy::admission::End;
 use policy::attempts::{Condition, Decision, Facts, Failure, decide};
 use policy::breaker::CallEnd;
 
+use super::admit::Lesson;
 use super::queue::Event;
 use super::road::Picked;
 use super::slab::Id;
@@ -43,9 +43,13 @@ impl World {
         let road = &self.roads[call.road as usize];
         let policies = &self.services[road.service as usize].policies;
         if call.deadline.to_pass_on(self.now, policies.timeouts.deadline_margin.get()).is_none() {
-            return self.shed(id, Shed::Deadline);
+            let lesson = if call.hurried { Lesson::Unknown } else { Lesson::Overloaded };
+            return self.shed(id, Shed::Deadline, lesson);
         }
-        let Some(picked) = self.pick(id) else { return self.shed(id, Shed::NoEndpoint) };
+        let picked = match self.pick(id) {
+            Ok(picked) => picked,
+            Err(shed) => return self.shed(id, shed, Lesson::Unreached),
+        };
         self.fly(id, picked);
         let Some(call) = self.calls.get(id) else { return };
         if call.attempts == 1 && call.way.idempotent {
@@ -62,8 +66,8 @@ impl World {
         }
     }
 
-    fn pick(&mut self, id: Id<Call>) -> Option<Picked> {
-        let call = self.calls.get_mut(id)?;
+    fn pick(&mut self, id: Id<Call>) -> Result<Picked, Shed> {
+        let call = self.calls.get_mut(id).ok_or(Shed::NoEndpoint)?;
         let road = &mut self.roads[call.road as usize];
         let params = &self.services[road.service as usize].policies;
         road.pick(params, call.way.traffic, call.way.customer, &mut call.tried, self.now)
@@ -114,7 +118,7 @@ impl World {
             return;
         }
         let before = call.tried;
-        let Some(picked) = self.pick(id) else { return };
+        let Ok(picked) = self.pick(id) else { return };
         let Some(call) = self.calls.get(id) else { return };
         let road = &mut self.roads[call.road as usize];
         let paid = !before.as_slice().contains(&picked.member)
@@ -153,15 +157,19 @@ impl World {
         let Some(call) = self.calls.get(id) else { return };
         if let Answer::Status(status @ ..400, _) = answer {
             let latency = self.now.since(attempt.started);
-            return self.end_call(id, Outcome::of(status), CallEnd::Success, End::Success(latency));
+            return self.end_call(id, Outcome::of(status), CallEnd::Success, Lesson::Good(latency));
         }
         let (status, dont_retry) = match answer {
             Answer::Status(status, dont_retry) => (status, dont_retry),
             Answer::Nothing(Condition::Timeout) => (504, false),
             Answer::Nothing(_) => (502, false),
             Answer::Deadline => {
-                let outcome = Outcome { status: 504, dont_retry: false, shed: None };
-                return self.end_call(id, outcome, CallEnd::Ignored, End::Dropped);
+                let outcome = Outcome { status: 504, dont_retry: true, shed: None };
+                let (end, lesson) = match call.hurried {
+                    true => (CallEnd::Ignored, Lesson::Unknown),
+                    false => (CallEnd::Failure, Lesson::Overloaded),
+                };
+                return self.end_call(id, outcome, end, lesson);
             }
         };
         if call.live.iter().any(Option::is_some) {
@@ -172,9 +180,15 @@ impl World {
             return;
         }
         let end = if dont_retry { CallEnd::Ignored } else { CallEnd::Failure };
-        let overload = verdict == Verdict::Overloaded || answer == Answer::Nothing(Condition::Timeout);
-        let taught = if overload { End::Dropped } else { End::Ignored };
-        self.end_call(id, Outcome { status, dont_retry, shed: None }, end, taught);
+        let lesson = match answer {
+            Answer::Nothing(Condition::ConnectFailure) => Lesson::Unreached,
+            Answer::Nothing(Condition::Reset) => Lesson::Broken,
+            _ if verdict == Verdict::Overloaded || answer == Answer::Nothing(Condition::Timeout) => {
+                Lesson::Overloaded
+            }
+            _ => Lesson::Ill,
+        };
+        self.end_call(id, Outcome { status, dont_retry, shed: None }, end, lesson);
     }
 
     /// Plans another attempt, if there is to be one.

@@ -82,7 +82,9 @@ impl World {
         if number > 1 {
             self.recorder.on_client_retry(self.now, way.who());
         }
-        self.start_call(Parent::Request(id), road, way, deadline, leaves);
+        // Who does not heed what a gateway says of retries tells it nothing of them either.
+        let before = if source.params.heeds_dont_retry { u32::from(number) - 1 } else { 0 };
+        self.start_call(Parent::Request(id), road, way, deadline, leaves, before);
     }
 
     /// Lets those clients go that have waited long enough, and looks for the next that may.

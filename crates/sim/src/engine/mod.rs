@@ -91,8 +91,14 @@ struct Call {
     way: Way,
     started: Instant,
     deadline: Deadline,
+    /// The deadline is the caller's own, not what we grant.
+    hurried: bool,
     /// When the caller goes away by itself; [`Instant::NEVER`] when nobody knows.
     leaves: Instant,
+    /// Attempts that were made further down before this call was.
+    attempts_before: u32,
+    /// When it was let through to the service.
+    sent: Option<Instant>,
     /// Leave of the service's breaker.
     permit: Option<Permit>,
     /// A place given by admission, or one in its queue.

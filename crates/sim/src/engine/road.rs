@@ -10,6 +10,7 @@ use policy::balance::{self, Balancer, Pick};
 use policy::breaker::{Breaker, CallEnd, Permit};
 use policy::budget::RetryBudget;
 use policy::bulkhead::Bulkhead;
+use policy::callers::Callers;
 use policy::ejection::{Action, Decision, Ejector, Headcount, Observation, Streak};
 use policy::endpoint::Totals;
 use policy::health::{Change, Health};
@@ -21,6 +22,7 @@ use policy::{Endpoint, Fleet, Rng, Unavailable};
 
 use super::Call;
 use super::slab::Id;
+use crate::report::Shed;
 use crate::scenario::{RoutePolicies, ServicePolicies};
 
 /// A lame duck that no health check asks is tried again after this long.
@@ -67,6 +69,7 @@ pub(crate) struct Road {
     pub(crate) balancer: Box<dyn Balancer>,
     /// The fleet no longer shows what is known.
     stale: bool,
+    pub(crate) callers: Callers,
     pub(crate) throttle: Option<Throttle>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) admission: Option<Admission>,
@@ -134,6 +137,7 @@ impl Road {
             stale: false,
             members,
             breaker: params.breaker.enabled.then(|| Breaker::new(&params.breaker, 1, now)),
+            callers: Callers::new(&params.retry_advice, 1, now),
             throttle: params.throttle.enabled.then(|| Throttle::new(&params.throttle, 1, now)),
             admission: params.admission.enabled.then(|| Admission::new(&params.admission, 1, now)),
             queue: Queue::new(&QueueParams {
@@ -181,20 +185,20 @@ impl Road {
     }
 
     /// Asks the endpoint's breaker, then takes one of its places.
-    fn enter(&mut self, member: u32, route: u16, now: Instant) -> Option<Option<Permit>> {
+    fn enter(&mut self, member: u32, route: u16, now: Instant) -> Result<Option<Permit>, Shed> {
         let Self { members, rng, .. } = self;
         let chosen = &members[member as usize];
         let permit = match chosen.breaker(route) {
-            Some(breaker) => Some(breaker.try_enter(0, now, rng).ok()?),
+            Some(breaker) => Some(breaker.try_enter(0, now, rng).map_err(|_| Shed::Breaker)?),
             None => None,
         };
         if chosen.endpoint.try_start(now) {
-            return Some(permit);
+            return Ok(permit);
         }
         if let (Some(breaker), Some(permit)) = (chosen.breaker(route), permit) {
             breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, rng);
         }
-        None
+        Err(Shed::NoEndpoint)
     }
 
     /// Picks an endpoint whose breaker lets the attempt pass and that has room for it, as the gateway does.
@@ -205,20 +209,22 @@ impl Road {
         key: u64,
         tried: &mut Tried,
         now: Instant,
-    ) -> Option<Picked> {
+    ) -> Result<Picked, Shed> {
         self.refresh(params, now);
+        let mut refused = Shed::NoEndpoint;
         for _ in 0..8 {
             let facts = Pick { now, key: Some(key), tried: tried.as_slice() };
             let Some(member) = self.balancer.pick(&self.fleet, &facts, &mut self.rng) else { break };
-            if let Some(permit) = self.enter(member, route, now) {
-                return Some(Picked { member, permit });
+            match self.enter(member, route, now) {
+                Ok(permit) => return Ok(Picked { member, permit }),
+                Err(why) if tried.as_slice().contains(&member) => return Err(why),
+                Err(why) => {
+                    refused = why;
+                    tried.push(member);
+                }
             }
-            if tried.as_slice().contains(&member) {
-                return None;
-            }
-            tried.push(member);
         }
-        None
+        Err(refused)
     }
 
     /// Whether an endpoint's failures in a row are to be acted upon.

@@ -21,6 +21,8 @@ pub(crate) struct Job {
     pub(crate) way: Way,
     /// What the caller said is left.
     pub(crate) deadline: Deadline,
+    /// Which attempt this is, counted from where the request came from.
+    pub(crate) attempt: u32,
     pub(crate) arrived: Instant,
     pub(crate) stage: Stage,
     /// Nobody waits for the answer any more.

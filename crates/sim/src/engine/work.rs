@@ -18,6 +18,7 @@ impl World {
             return;
         };
         let (way, deadline) = (call.way, attempt.deadline);
+        let counted = call.attempts_before + u32::from(number);
         let index = self.roads[call.road as usize].members[attempt.member as usize].server;
         let server = &mut self.servers[index as usize];
         let service = &mut self.services[server.service as usize];
@@ -59,6 +60,7 @@ impl World {
             server: index,
             way,
             deadline,
+            attempt: counted,
             arrived: self.now,
             stage: Stage::Waiting,
             abandoned: false,
@@ -148,12 +150,15 @@ impl World {
         job.unanswered = call.times;
         let road = service.roads + (index - service.first) * service.calls.len() as u32 + position as u32;
         let (way, times) = (job.way, call.times);
-        let deadline = if service.backend.heeds_deadlines { job.deadline } else { Deadline::NONE };
+        let (deadline, before) = match service.backend.heeds_deadlines {
+            true => (job.deadline, job.attempt - 1),
+            false => (Deadline::NONE, 0),
+        };
         for _ in 0..times {
             if self.jobs.get(id).is_none_or(|job| job.called as usize != position + 1) {
                 return;
             }
-            self.start_call(Parent::Job(id), road, way, deadline, model::Instant::NEVER);
+            self.start_call(Parent::Job(id), road, way, deadline, model::Instant::NEVER, before);
         }
     }
 

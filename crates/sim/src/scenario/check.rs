@@ -217,6 +217,7 @@ impl ServicePolicies {
         merge(&mut report.at("endpoint_breaker"), self.endpoint_breaker.check());
         merge(&mut report.at("throttle"), self.throttle.check());
         merge(&mut report.at("admission"), self.admission.check());
+        merge(&mut report.at("retry_advice"), self.retry_advice.check());
         merge(&mut report.at("bulkhead"), self.bulkhead.check());
         merge(&mut report.at("retry"), self.retry.check());
         if let Some(health) = &self.health {

@@ -5,6 +5,7 @@ use policy::balance::Balance;
 use policy::breaker::BreakerParams;
 use policy::budget::RetryBudgetParams;
 use policy::bulkhead::BulkheadParams;
+use policy::callers::RetryAdviceParams;
 use policy::ejection::EjectionParams;
 use policy::health::HealthParams;
 use policy::hedge::HedgeParams;
@@ -48,6 +49,8 @@ pub struct ServicePolicies {
     pub throttle: ThrottleParams,
     /// Letting in by class and customer within a limit that finds itself.
     pub admission: AdmissionParams,
+    /// When callers of what was refused are told not to try again.
+    pub retry_advice: RetryAdviceParams,
     /// Bounded resources for this dependency.
     pub bulkhead: BulkheadParams,
     /// How long to wait for endpoints.
@@ -76,6 +79,7 @@ impl Default for ServicePolicies {
             endpoint_breaker_per_route: false,
             throttle: ThrottleParams::default(),
             admission: AdmissionParams::default(),
+            retry_advice: RetryAdviceParams::default(),
             bulkhead: BulkheadParams::default(),
             timeouts: Timeouts::default(),
             retry: RetryPolicyParams::default(),

@@ -72,7 +72,8 @@ pub struct Backend {
     pub slowdown_per_active: Span,
     /// Share of requests that fail (500) all the time.
     pub fail_share: Ratio,
-    /// Drops a request whose deadline has passed before work on it begins, and tells what it calls how much is left.
+    /// Drops a request whose deadline has passed before work on it begins, and tells what it calls how much is left and
+    /// which attempt this is.
     pub heeds_deadlines: bool,
     /// Stops working for callers that have gone away. Most real servers do not notice.
     pub stops_abandoned: bool,

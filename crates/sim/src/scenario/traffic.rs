@@ -32,7 +32,7 @@ pub struct Traffic {
     pub retry: Option<RetryPolicyParams>,
     /// Caps the client's own retries, for each client process. Absent: no cap.
     pub retry_budget: Option<RetryBudgetParams>,
-    /// Whether the client's own retries stop when it is told "overloaded, don't retry".
+    /// Whether the client tells which try it makes, and its own retries stop when it is told "overloaded, don't retry".
     pub heeds_dont_retry: bool,
     /// What the gateway does for this route in particular.
     pub route: RoutePolicies,

@@ -102,6 +102,9 @@ fn a_retry_budget_turns_three_times_into_one_and_a_tenth() {
         // With everything on, most requests are not sent at all.
         let protected = outage(ServicePolicies::default(), seed);
         assert!(protected <= 0.7, "seed {seed}: {protected}");
+        println!(
+            "seed {seed}: {unprotected} × without, {budgeted} × with a budget, {protected} × with everything"
+        );
     }
 }
 
@@ -143,6 +146,7 @@ fn trap_5_stacked_retries_do_not_multiply() {
     assert!((26.5..=27.0).contains(&naive), "{naive}");
     let protected = amplification(&ServicePolicies::default());
     assert!(protected <= 1.3, "{protected}");
+    println!("{naive} × without, {protected} × with budgets");
 }
 
 /// Each client uses 20 of 300 endpoints. How evenly that loads them is a matter of the method.
@@ -161,10 +165,12 @@ fn subsets_spread_evenly_by_aperture_and_unevenly_by_chance() {
     for even in [SubsetMethod::Aperture, SubsetMethod::Deterministic] {
         let busiest = busiest(even);
         assert!(busiest <= 1.25, "{even:?}: {busiest}");
+        println!("{even:?}: the busiest gets {busiest} × the mean");
     }
     for uneven in [SubsetMethod::Random, SubsetMethod::Rendezvous] {
         let busiest = busiest(uneven);
         assert!(busiest >= 1.4, "{uneven:?}: {busiest}");
+        println!("{uneven:?}: the busiest gets {busiest} × the mean");
     }
 }
 
@@ -183,15 +189,18 @@ fn trap_1_the_throttle_reopens() {
     let mut policies = only();
     policies.throttle.enabled = true;
     policies.retry.attempts_max = 1;
+    policies.timeouts.attempt = secs(1);
     let service = Service { endpoints: 4, policies, ..Service::default() };
     let arrival = Arrival::Constant { per_sec: 100.0 };
     let mut scenario = fleet(service, Traffic { arrival, ..Traffic::default() }, secs(360));
-    scenario.faults = vec![fault(10, 300, Endpoints::All, What::Die)];
+    // What cannot be reached is for breakers to see to; the throttle is for what is reached and does not answer.
+    scenario.faults = vec![fault(10, 300, Endpoints::All, What::BlackHole)];
     let report = run(&scenario);
     let after = regained(&report, 310);
     assert!(after <= 30, "{after} s");
     let outage = &report.series.attempts_per_s[60..300];
     assert!(mean(outage) <= 5.0, "{} attempts per second at a dead service", mean(outage));
+    println!("90 % regained after {after} s; {} attempts per second meanwhile", mean(outage));
 }
 
 /// At ten times its capacity a back end sees 2 × of it under the book's throttle with K = 2, and less than 1.5 × here.
@@ -216,6 +225,7 @@ fn trap_1_the_throttle_spares_the_back_end() {
     assert!(seen <= 150.0, "{seen} attempts per second");
     let goodput = mean(&report.series.goodput_per_s[15..40]);
     assert!(goodput >= 90.0, "{goodput} of 100 per second");
+    println!("at ten times its capacity of 100 per second: {seen} seen, {goodput} done");
 }
 
 /// Latency grows with concurrency, callers time out after 3 s and try three times; arrivals rise to 80 a second and fall
@@ -253,6 +263,7 @@ fn trap_6_metastable_collapse_and_recovery() {
     let (goodput, _, retries) = at_45(&hill(bare()));
     assert!(goodput <= 2.0, "{goodput} successes per second: it should have collapsed");
     assert!((90.0..130.0).contains(&retries), "{retries} retries per second");
+    println!("at 45 s, unprotected: {goodput} per second, and {retries} retries");
     // Budget and breakers let it collapse for a moment, and come back.
     let mut policies = ServicePolicies::default();
     policies.throttle.enabled = false;
@@ -263,7 +274,8 @@ fn trap_6_metastable_collapse_and_recovery() {
     // service does the more the longer it takes.
     let report = hill(ServicePolicies::default());
     let (goodput, offered, _) = at_45(&report);
-    assert!(goodput >= 0.75 * offered, "{goodput} of {offered} per second");
+    println!("at 45 s, with the defaults: {goodput} of {offered} per second");
+    assert!(goodput >= 0.95 * offered, "{goodput} of {offered} per second");
     assert!(report.series.goodput_per_s[5..].iter().all(|goodput| *goodput >= 5.0), "{:?}", report.series);
 }
 
@@ -292,6 +304,7 @@ fn prequal_keeps_the_tail_short_where_round_robin_does_not() {
     assert!((700.0..1_100.0).contains(&round_robin), "{round_robin} ms");
     let prequal = p99(Balance::Prequal(prequal), true);
     assert!(prequal <= 110.0, "{prequal} ms");
+    println!("p99: round robin {round_robin} ms, Prequal {prequal} ms");
 }
 
 /// A read of 1 000 keys from 100 servers takes as long as the slowest of them. A second request after 10 ms makes the
@@ -329,9 +342,11 @@ fn hedging_cuts_the_tail_of_wide_reads() {
     };
     let (p99, more) = read(None);
     assert!(p99 >= 1_700.0 && more == 1.0, "{p99} ms, {more}");
+    println!("p99 without hedges: {p99} ms");
     let hedge = HedgeParams { delay: Some(millis(10)), ..HedgeParams::default() };
     let (p99, more) = read(Some(hedge));
     assert!(p99 <= 74.0 && more <= 1.02, "{p99} ms, {more}");
+    println!("p99 with hedges: {p99} ms, for {more} × the requests");
 }
 
 /// The low class rises to twelve times its rate, three times what the service can do. The high class does not notice.
@@ -350,6 +365,7 @@ fn a_spike_of_the_low_class_does_not_touch_the_high_one() {
         arrival: Arrival::Constant { per_sec: 80.0 },
         classes: one_class(Criticality::CriticalPlus),
         timeout: secs(1),
+        customers: 1_000,
         ..Traffic::default()
     };
     let low = Traffic {
@@ -366,6 +382,7 @@ fn a_spike_of_the_low_class_does_not_touch_the_high_one() {
     let (high, low) = (class(&report, Criticality::CriticalPlus), class(&report, Criticality::Sheddable));
     assert!(high.success_ratio > 0.994, "high {}, low {}", high.success_ratio, low.success_ratio);
     assert!(low.success_ratio >= 0.2, "high {}, low {}", high.success_ratio, low.success_ratio);
+    println!("high {}, low {}", high.success_ratio, low.success_ratio);
 }
 
 /// One of five endpoints fails everything on one route, which is a tenth of its traffic. A breaker per endpoint does not
@@ -406,4 +423,5 @@ fn a_breaker_per_route_finds_the_endpoint_that_is_ill_on_one_route() {
     let (shared, own) = (success(false), success(true));
     assert!((0.75..0.85).contains(&shared), "{shared}");
     assert!(own > 0.9, "{own}");
+    println!("of the ill route's requests succeed: one breaker for all routes {shared}, one for each {own}");
 }
