@@ -1,7 +1,7 @@
 //! Admission: who gets one of a service's places when there are fewer places than requests.
 
 mod customers;
-#[cfg(test)]
+#[cfg(all(test, feature = "measure"))]
 mod measured;
 #[cfg(test)]
 pub(crate) mod simulation;

@@ -25,7 +25,7 @@ pub struct QueueParams {
     /// Requests that may wait at once, as a share of the limit; but always a few, and as many as do not wait long.
     pub waiting_share: Ratio,
     /// A wait that is acceptable for longer than a burst, and the longest one under pressure. When absent, a quarter
-    /// of what an answer takes when nobody queues, but not below 20ms.
+    /// of what an answer takes when nobody queues, but not below 5ms.
     pub target: Option<Span>,
     /// The longest wait when there is no pressure.
     pub wait_max: Span,
@@ -90,14 +90,11 @@ pub struct Full<T>(pub Waiter<T>);
 /// Samples of the line that are looked at for somebody to evict.
 const CANDIDATES: usize = 16;
 
-/// A wait that nobody notices.
-const UNNOTICED: Duration = Duration::from_millis(50);
-
 /// Places to wait that a small limit has too.
 const WAITING_MIN: u32 = 4;
 
-/// The shortest target: less is not worth a refusal.
-const TARGET_MIN: Duration = Duration::from_millis(20);
+/// A wait that is not worth a refusal: no target is shorter, and as many may wait as are served meanwhile.
+const SHORT: Duration = Duration::from_millis(5);
 
 /// An interval is this many targets: long enough for a burst to drain.
 const INTERVAL_TARGETS: u32 = 5;
@@ -166,7 +163,7 @@ impl<T> Queue<T> {
     }
 
     /// Somebody joins the line, which may hold at most a share of `limit`, or as many as are served within
-    /// [`UNNOTICED`] when an answer takes `latency` and `limit` are under way. Somebody less important or more greedy
+    /// 5 ms when an answer takes `latency` and `limit` are under way. Somebody less important or more greedy
     /// may have to leave it.
     ///
     /// # Errors
@@ -178,7 +175,7 @@ impl<T> Queue<T> {
         latency: Duration,
         waiter: Waiter<T>,
     ) -> Result<(Id, Option<Evicted<T>>), Full<T>> {
-        let quick = UNNOTICED.as_secs_f64() / latency.as_secs_f64().max(1e-9);
+        let quick = SHORT.as_secs_f64() / latency.as_secs_f64().max(1e-9);
         let share = (f64::from(limit) * self.params.waiting_share.get().max(quick)) as u32;
         let capacity = share.max(WAITING_MIN).min(self.lines.capacity());
         let evicted = if self.lines.len() < capacity as usize {
@@ -254,7 +251,7 @@ impl<T> Queue<T> {
         let oldest = Criticality::ALL.into_iter().filter_map(|class| self.lines.oldest(class));
         let since = oldest.map(|slot| self.lines.since(slot)).min()?;
         let until = since.after(self.wait_max(latency));
-        let pressed = self.calm.after(self.target(latency) * INTERVAL_TARGETS + TARGET_MIN);
+        let pressed = self.calm.after(self.target(latency) * INTERVAL_TARGETS + SHORT);
         let pressed = if self.pressure { Instant::NEVER } else { pressed };
         let deadline =
             if self.deadline == Instant::NEVER { self.deadline } else { self.deadline.before(latency) };
@@ -268,7 +265,7 @@ impl<T> Queue<T> {
     }
 
     fn target(&self, latency: Duration) -> Duration {
-        self.params.target.map_or((latency / 4).max(TARGET_MIN), Span::get)
+        self.params.target.map_or((latency / 4).max(SHORT), Span::get)
     }
 
     fn wait_max(&self, latency: Duration) -> Duration {

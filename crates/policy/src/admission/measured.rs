@@ -84,7 +84,6 @@ const WORKS: [NamedWork; 4] = [
 ];
 
 #[test]
-#[ignore = "prints a table"]
 fn overload_by_law() {
     let laws: [NamedLaw; 3] = [
         ("this one", || Box::new(Gate::new(&AdmissionParams::default()))),
@@ -136,7 +135,6 @@ fn overload_by_law() {
 }
 
 #[test]
-#[ignore = "prints a table"]
 fn spike_and_greed() {
     for mean in [0.02, 0.2] {
         for seed in 0..10 {

@@ -293,11 +293,18 @@ impl Law {
         }
         // Slowness that begins is noticed at once.
         (self.usual, self.rate) = (self.latency, window.rate());
+        let due = self.hold == 1;
         self.hold = self.hold.saturating_sub(1);
+        let room = FILL * guards.slack / self.latency;
         if !window.bound() {
             self.narrow(window, guards);
-        } else if !drops {
-            self.limit *= (FILL * guards.slack / self.latency).clamp(1.0, GROWTH);
+        } else if !drops && room > 1.0 {
+            self.limit *= room.min(GROWTH);
+        } else if !drops && due {
+            // Too slow to grow for nothing and too quick to be cut: only a try shows whether there is room.
+            self.turn(Phase::Up, window, GROWTH);
+        } else if !drops && self.hold == 0 {
+            self.hold = self.held;
         }
     }
 

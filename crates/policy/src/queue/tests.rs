@@ -89,7 +89,8 @@ proptest! {
 
 #[test]
 fn first_come_first_served_until_the_line_stands() {
-    let mut queue = Queue::new(&QueueParams::default());
+    let params = QueueParams { target: Some(Span::from_millis(5)), ..QueueParams::default() };
+    let mut queue = Queue::new(&params);
     let push = |queue: &mut Queue<u32>, millis, value| {
         let waiter = Waiter { who: who(Criticality::Critical, 0), value };
         queue.push(at(millis), 100, SLOW, waiter).expect("there is room");

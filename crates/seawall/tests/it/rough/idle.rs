@@ -36,7 +36,8 @@ fn tens_of_thousands_of_idle_connections_are_kept_in_little_memory_while_others_
     let count = WANTED.min((allowed / 8 * 7).saturating_sub(500));
     assert!(count >= 15_000, "only {allowed} open files are allowed: raise the hard limit to 20000 at least");
     let upstream = Upstream::constant("here");
-    let text = config(&[upstream.addr()], "")
+    // Hundreds ask at once on a machine that is busy opening connections: what is shed for overload is not the point here.
+    let text = config(&[upstream.addr()], "    admission: {enabled: false}\n")
         .replace("{address: '127.0.0.1:0'}]", "{address: '127.0.0.1:0', timeouts: {idle: 10m, head: 10m}}]");
     let seawall = Seawall::start(SEAWALL, &text);
     let traffic = Traffic::start(seawall.addr(), "/", 8, 100.0);
