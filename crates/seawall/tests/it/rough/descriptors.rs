@@ -131,7 +131,7 @@ fn requests_for_which_no_descriptor_is_left_are_refused_and_no_endpoint_is_blame
     let gate = Gate::new();
     let held = gate.clone();
     let upstream = Upstream::start(move |_| Reply::ok("here").hold(&held));
-    let limited = Limited::start(64, &config(&[upstream.addr()], ""));
+    let limited = Limited::start(64, &config(&[upstream.addr()], "    admission: {enabled: false}\n"));
     let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(limited.addr)).collect();
     for client in &mut clients {
         client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
