@@ -83,11 +83,20 @@ struct Seen {
     logs: AtomicU64,
 }
 
+/// The same over all workers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    answered: u64,
+    dropped: u64,
+    kept_out: u64,
+    logs: u64,
+}
+
 /// Finds the concurrency at which a service gives what it can without making its callers wait for one another.
 ///
 /// While a typical answer takes less than the slack, the limit is not cut for latency, and grows while it binds until
-/// answers take half of the slack. Above the slack, while it binds, it now and then halves itself to see what happens. If answers come as often as before and
-/// faster, those kept out would only have queued inside the service, and it halves again. If not, the places were
+/// answers take half of the slack. Above the slack, while it binds, it now and then halves itself to see what happens. If
+/// answers come as often as before and faster, those kept out would only have queued inside the service, and it halves again. If not, the places were
 /// needed: what answers then take is the service's *base* latency, and by Little's law the rate that there was needs
 /// so many places as this one does, in proportion; the limit becomes one and a half times that. When it binds and
 /// answers take no longer than the base, it doubles, and goes on while the rate rises or the latency does not. In between
@@ -101,8 +110,8 @@ struct Seen {
 /// Bounds: between `min` and `max`, and one step at most doubles or halves it while it binds. It moves only on evidence:
 /// without enough samples nothing changes, and little traffic cuts it no further than said. The latency of what was
 /// dropped (time-out, refusal for overload) is never a sample; while more are dropped than answered the limit falls.
-/// Typical latency is the mean of logarithms, because a mean of heavy-tailed latencies says little. Fails towards letting requests in: nothing is cut before a window of
-/// samples shows why. What was compared is in `docs/adr/0007-adaptive-limit.md`.
+/// Typical latency is the mean of logarithms, because a mean of heavy-tailed latencies says little. Fails
+/// towards letting requests in: nothing is cut before a window of samples shows why. What was compared is in `docs/adr/0007-adaptive-limit.md`.
 ///
 /// Shared by all workers of the process: a sample costs two additions on the worker's own cache lines.
 ///
@@ -212,12 +221,7 @@ impl AdaptiveLimit {
             return false;
         }
         current.open_at.store(now.saturating_add(law::OPENS_EVERY), Relaxed);
-        let (mut answered, mut dropped, mut logs) = (0u64, 0u32, 0u64);
-        for seen in self.seen.iter() {
-            answered += u64::from(seen.answered.load(Relaxed));
-            dropped += seen.dropped.load(Relaxed);
-            logs += seen.logs.load(Relaxed);
-        }
+        let Sums { answered, dropped, logs, .. } = self.sums();
         let latency = if answered == 0 { 0.0 } else { law::exp(logs as f64 / answered as f64) };
         let mut law = self.law.load();
         // Many at once make the first answer late: that is waited for, but not for ever.
@@ -229,12 +233,8 @@ impl AdaptiveLimit {
         }
         // Of those who began together the quickest end first: a few answers say nothing.
         let few = !blind && answered < law::SAMPLES_UP as u64;
-        let opened = dropped == 0 && !waits && !few && law.open_up(latency, &self.guards());
-        if opened {
-            self.law.store(&law);
-            current.limit.store(law.limit(), Relaxed);
-            current.spared.store(law.spared(), Relaxed);
-        }
+        let opened =
+            dropped == 0 && !waits && !few && law.open_up(latency, &self.guards()) && self.publish(&law);
         self.judging.store(false, Release);
         opened
     }
@@ -279,6 +279,18 @@ impl AdaptiveLimit {
         }
     }
 
+    /// What all workers saw since the window began.
+    fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for seen in self.seen.iter() {
+            sums.answered += u64::from(seen.answered.load(Relaxed));
+            sums.dropped += u64::from(seen.dropped.load(Relaxed));
+            sums.kept_out += u64::from(seen.kept_out.load(Relaxed));
+            sums.logs += seen.logs.load(Relaxed);
+        }
+        sums
+    }
+
     /// Answers whether a limit changed.
     fn publish(&self, law: &Law) -> bool {
         let current = &self.limit.0;
@@ -293,13 +305,7 @@ impl AdaptiveLimit {
     /// Ends the window when it holds enough.
     fn judge(&self, now: u64, active: u32) -> bool {
         let current = &self.limit.0;
-        let (mut answered, mut dropped, mut kept_out, mut logs) = (0u64, 0u64, 0u64, 0u64);
-        for seen in self.seen.iter() {
-            answered += u64::from(seen.answered.load(Relaxed));
-            dropped += u64::from(seen.dropped.load(Relaxed));
-            kept_out += u64::from(seen.kept_out.load(Relaxed));
-            logs += seen.logs.load(Relaxed);
-        }
+        let Sums { answered, dropped, kept_out, logs } = self.sums();
         let lasted = now.saturating_sub(current.begin.load(Relaxed));
         let peak = current.peak.fetch_max(active, Relaxed).max(active);
         let window = Window { answered, dropped, logs, kept_out, active, peak, lasted };
