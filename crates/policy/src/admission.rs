@@ -198,7 +198,7 @@ const SHORT: f64 = 0.7;
 /// A class is the reason why the limit binds when one in so many of the limit's places was refused to it.
 const MANY: u32 = 8;
 
-/// Places that are not worth counting by customer: below this share of the limit nobody can be in another's way.
+/// Places that are not worth counting by class and customer: below this share of the limit nobody can be in another's way.
 const UNCOUNTED: f64 = 0.5;
 
 /// How far utilisation must fall below its target before a class gets back what was cut.
@@ -212,10 +212,13 @@ const HYSTERESIS: f64 = 0.05;
 /// (at most a sixteenth of the limit together), so that far from the bound workers seldom meet on a cache line. A
 /// place that another worker keeps is found when nothing else is left.
 ///
-/// When a class has filled seven tenths of its share and all that the class below it may fill, a customer that holds
-/// more than the places divided by the number of customers is refused, up to twice that while places are free; but never
-/// one that holds a single place. Customers are hashed to a fixed table of counters; two that share one are taken for
-/// one customer.
+/// When a class and those above it hold seven tenths of its share, and all is taken that the class below may fill, a
+/// customer that holds more of the class than the places divided by the number of its customers is refused, up to twice that
+/// while places are free; but never one that holds a single place. Customers are hashed to a fixed table of counters; two
+/// that share one are taken for one customer.
+///
+/// While a cut of the limit is tried on the class that fills it, higher classes and modest customers come in although
+/// those inside are still too many, as long as they would fit into what is left of it by themselves.
 ///
 /// Whoever was told to wait must get in or [give up](Self::give_up). Newcomers do not overtake those who wait in their
 /// class or a higher one. Who is next is said by [`crate::queue::Queue`].
@@ -239,11 +242,11 @@ pub struct Admission {
 struct Bars {
     /// Places that may be given out before each class is refused.
     bars: [AtomicU32; CLASSES],
-    /// The same for customers that hold no more than their fair share, while a cut is being tried on the others.
+    /// The same for higher classes and modest customers, while a cut is being tried on the others.
     spared: [AtomicU32; CLASSES],
     /// The highest class of which many are kept out. Higher ones are spared a cut that is only being tried.
     crowd: AtomicU32,
-    /// Above so many places given out, customers are counted.
+    /// Above so many places given out, classes and customers are counted.
     uncounted: AtomicU32,
     /// Places moved at a time between `given` and a worker; 0 near a small limit.
     batch: AtomicU32,
@@ -452,7 +455,6 @@ impl Admission {
         };
         let cut = f64::from_bits(self.settings.cut.load(Relaxed));
         let bars = &self.bars.0;
-        let crowd = bars.crowd.load(Relaxed) as usize;
         for (class, share) in self.settings.shares.iter().enumerate() {
             let left = match CLASSES - 1 - class {
                 _ if class == 0 => 1.0,
@@ -460,7 +462,7 @@ impl Admission {
             };
             let part = f64::from_bits(share.load(Relaxed)) * left;
             let places = |limit: u32| if left > 0.0 { ((f64::from(limit) * part) as u32).max(1) } else { 0 };
-            bars.bars[class].store(places(if class < crowd { spared } else { limit }), Relaxed);
+            bars.bars[class].store(places(limit), Relaxed);
             bars.spared[class].store(places(spared), Relaxed);
         }
         bars.uncounted.store((f64::from(limit) * UNCOUNTED) as u32, Relaxed);
@@ -471,29 +473,40 @@ impl Admission {
         let class = who.class.index();
         let mut bar = self.bar(class);
         let given = self.given.0.load(SeqCst);
-        let counted = who.customer != 0
-            && given > self.bars.0.uncounted.load(Relaxed)
-            && self.settings.fair.load(Relaxed);
-        // Fair within a class, not between classes: while a lower one may come in, or is the reason why the limit binds,
-        // nobody above it has too much. Where the class itself is the reason, those below are kept out already.
-        let crowd = self.bars.0.crowd.load(Relaxed) as usize;
-        let below = match self.bars.0.bars.get(class + 1) {
-            Some(bar) if class == 0 || class != crowd => bar.load(Relaxed),
-            _ => 0,
-        };
-        let short = given >= below && f64::from(given) >= SHORT * f64::from(bar);
-        if counted && short && class >= crowd {
-            match self.customers.holds(who.customer, bar, given) {
-                Holds::TooMuch => {
-                    self.keep_out(shard, class, now);
-                    return Err(Shed::Customer);
+        let counted = given > self.bars.0.uncounted.load(Relaxed);
+        if counted {
+            let crowd = self.bars.0.crowd.load(Relaxed) as usize;
+            let spared = self.bars.0.spared[class].load(Relaxed);
+            let above: u32 = (0..class).map(|higher| self.customers.held(higher)).sum();
+            let (held, full) = (self.customers.held(class), bar);
+            let short = |held| f64::from(held) >= SHORT * f64::from(full);
+            // Fair within a class, not between classes: while a lower one may come in, or holds the places, nobody above it
+            // has too much. Where the class itself is the reason why the limit binds, those below are kept out already.
+            let below = match self.bars.0.bars.get(class + 1) {
+                Some(bar) if class == 0 || class != crowd => bar.load(Relaxed),
+                _ => 0,
+            };
+            let asks = who.customer != 0 && given >= below && short(given) && short(above + held);
+            if class < crowd {
+                // While a cut is tried on the crowd, those below drain; no more of the higher classes than the cut leaves.
+                bar = if above + held < full { spared } else { full };
+            }
+            if asks && self.settings.fair.load(Relaxed) {
+                let free = (1.0 - f64::from(given) / f64::from(full)) / (1.0 - SHORT);
+                let places = full.saturating_sub(above);
+                match self.customers.holds(class, who.customer, places, held, free.clamp(0.0, 1.0)) {
+                    Holds::TooMuch => {
+                        self.keep_out(shard, class, now);
+                        return Err(Shed::Customer);
+                    }
+                    Holds::FairShare if class == crowd => bar = spared,
+                    Holds::FairShare | Holds::Between => {}
                 }
-                Holds::FairShare => bar = self.bars.0.spared[class].load(Relaxed),
-                Holds::Unknown => {}
             }
         }
         if self.take_own(shard, given, bar) || self.take_any(bar) {
-            let customer = if counted { self.customers.enter(who.customer) } else { Customers::UNCOUNTED };
+            let customer =
+                if counted { self.customers.enter(class, who.customer) } else { Customers::UNCOUNTED };
             return Ok(Ticket { customer });
         }
         if bar == 0 {

@@ -81,6 +81,8 @@ struct Seen {
     kept_out: AtomicU32,
     /// Sum of [`law::log`] of the latencies.
     logs: AtomicU64,
+    /// Sum of the latencies, in nanoseconds.
+    nanos: AtomicU64,
 }
 
 /// The same over all workers.
@@ -90,18 +92,21 @@ struct Sums {
     dropped: u64,
     kept_out: u64,
     logs: u64,
+    nanos: u64,
 }
 
 /// Finds the concurrency at which a service gives what it can without making its callers wait for one another.
 ///
 /// While a typical answer takes less than the slack, the limit is not cut for latency, and grows while it binds until
-/// answers take half of the slack. Above the slack, while it binds, it now and then halves itself to see what happens. If
-/// answers come as often as before and faster, those kept out would only have queued inside the service, and it halves again. If not, the places were
-/// needed: what answers then take is the service's *base* latency, and by Little's law the rate that there was needs
-/// so many places as this one does, in proportion; the limit becomes one and a half times that. When it binds and
-/// answers take no longer than the base, it doubles, and goes on while the rate rises or the latency does not. In between
-/// it stays, until the latency changes. So a service that slows down for its own reasons keeps its places, because
-/// halving them would cost answers; and one that is flooded before anything was learned finds its base too.
+/// answers take half of the slack. Above the slack, while it binds, it is cut to see what happens: by half, or where calm
+/// times have shown what answers take, to one and a half times the places that this rate needs by Little's law, but at most
+/// by three quarters at once. If answers come as often as before, those kept out would only have queued inside the
+/// service, and it is cut on until answers take less than twice the base latency. If not, the places were needed: what answers
+/// then take is the service's *base* latency, and by Little's law the rate that there was needs so many places as this
+/// one does, in proportion; the limit becomes one and a half times that. When it binds and answers take no longer than the
+/// base, it doubles, and goes on while the rate rises or the latency does not. In between it stays, until the latency changes.
+/// So a service that slows down for its own reasons keeps its places, because cutting them would cost answers; and one
+/// that is flooded before anything was learned finds its base too.
 ///
 /// While it binds and answers are known to be quick it doubles ten times a second, and while there are none at all once a
 /// second: nothing speaks for refusing anybody. While it does not bind, it comes down to four times the most that were lately
@@ -113,7 +118,7 @@ struct Sums {
 /// Typical latency is the mean of logarithms, because a mean of heavy-tailed latencies says little. Fails
 /// towards letting requests in: nothing is cut before a window of samples shows why. What was compared is in `docs/adr/0007-adaptive-limit.md`.
 ///
-/// Shared by all workers of the process: a sample costs two additions on the worker's own cache lines.
+/// Shared by all workers of the process: a sample costs three additions on the worker's own cache lines.
 ///
 /// Source: Little's law; BBR (Cardwell et al. 2016) for seeking rate and base latency apart; Netflix
 /// concurrency-limits (`Gradient2Limit`) for the gradient.
@@ -266,6 +271,7 @@ impl AdaptiveLimit {
         match latency {
             Some(latency) => {
                 seen.logs.fetch_add(law::log(latency), Relaxed);
+                seen.nanos.fetch_add(latency, Relaxed);
                 seen.answered.fetch_add(1, Relaxed);
             }
             None => {
@@ -287,6 +293,7 @@ impl AdaptiveLimit {
             sums.dropped += u64::from(seen.dropped.load(Relaxed));
             sums.kept_out += u64::from(seen.kept_out.load(Relaxed));
             sums.logs += seen.logs.load(Relaxed);
+            sums.nanos = sums.nanos.saturating_add(seen.nanos.load(Relaxed));
         }
         sums
     }
@@ -305,10 +312,10 @@ impl AdaptiveLimit {
     /// Ends the window when it holds enough.
     fn judge(&self, now: u64, active: u32) -> bool {
         let current = &self.limit.0;
-        let Sums { answered, dropped, kept_out, logs } = self.sums();
+        let Sums { answered, dropped, kept_out, logs, nanos } = self.sums();
         let lasted = now.saturating_sub(current.begin.load(Relaxed));
         let peak = current.peak.fetch_max(active, Relaxed).max(active);
-        let window = Window { answered, dropped, logs, kept_out, active, peak, lasted };
+        let window = Window { answered, dropped, logs, nanos, kept_out, active, peak, lasted };
         let mut law = self.law.load();
         let (next, changed) = match law.verdict(&window) {
             law::Verdict::Early(wait) => {
@@ -330,6 +337,7 @@ impl AdaptiveLimit {
             seen.dropped.store(0, Relaxed);
             seen.kept_out.store(0, Relaxed);
             seen.logs.store(0, Relaxed);
+            seen.nanos.store(0, Relaxed);
         }
         current.peak.store(active, Relaxed);
         current.begin.store(next, Relaxed);

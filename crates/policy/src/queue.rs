@@ -99,16 +99,18 @@ const SHORT: Duration = Duration::from_millis(5);
 /// An interval is this many targets: long enough for a burst to drain.
 const INTERVAL_TARGETS: u32 = 5;
 
+const CLASSES: usize = Criticality::ALL.len();
+
 /// Counters of waiters by customer.
 const CUSTOMERS: usize = 256;
 
 /// Who waits for a place of one service, and who is next.
 ///
 /// The highest class is served first, always. Within a class the longest wait is served first while waits are short.
-/// Once somebody has been waiting for longer than the target throughout an interval (five targets), the line is
-/// *under pressure*: it will not drain by itself. From then on the newest is served first and nobody waits longer than
-/// the target: some are answered at once and the others told at once, where a fair line would make all of them late.
-/// Pressure ends when the line is empty.
+/// Once somebody of a class has been waiting for longer than the target throughout an interval (five targets), the class
+/// is *under pressure*: its line will not drain by itself. From then on its newest is served first and nobody of it waits
+/// longer than the target: some are answered at once and the others told at once, where a fair line would make all of
+/// them late. Pressure ends when nobody of the class waits.
 ///
 /// When the line is full, a waiter of the lowest class makes room for one of a higher class; within a class, one of
 /// a customer that has more waiting makes room. Everybody pushed comes out exactly once. Nobody is served who could
@@ -125,9 +127,10 @@ pub struct Queue<T> {
     params: QueueParams,
     /// No later than the first deadline of those who wait.
     deadline: Instant,
-    pressure: bool,
-    /// When the line was last seen empty, or without anybody who waits longer than the target.
-    calm: Instant,
+    /// By class: a higher one does not pay for those below it.
+    pressure: [bool; CLASSES],
+    /// When a class was last seen with nobody waiting, or nobody longer than the target.
+    calm: [Instant; CLASSES],
 }
 
 impl<T> Queue<T> {
@@ -139,8 +142,8 @@ impl<T> Queue<T> {
             customers: [0; CUSTOMERS],
             params: params.clone(),
             deadline: Instant::NEVER,
-            pressure: false,
-            calm: Instant::ORIGIN,
+            pressure: [false; CLASSES],
+            calm: [Instant::ORIGIN; CLASSES],
         }
     }
 
@@ -156,10 +159,10 @@ impl<T> Queue<T> {
         self.lines.len() == 0
     }
 
-    /// Whether the newest is served first.
+    /// Whether the newest is served first in some class.
     #[must_use]
     pub fn under_pressure(&self) -> bool {
-        self.pressure
+        self.pressure.contains(&true)
     }
 
     /// Somebody joins the line, which may hold at most a share of `limit`, or as many as are served within
@@ -186,8 +189,9 @@ impl<T> Queue<T> {
                 None => return Err(Full(waiter)),
             }
         };
-        if self.is_empty() {
-            (self.calm, self.pressure) = (now, false);
+        let class = waiter.who.class;
+        if self.lines.oldest(class).is_none() {
+            (self.calm[class.index()], self.pressure[class.index()]) = (now, false);
         }
         self.deadline = self.deadline.min(waiter.who.deadline.instant());
         self.customers[counter(&waiter.who)] += 1;
@@ -219,8 +223,8 @@ impl<T> Queue<T> {
     /// Hands everybody to `shed` who waited too long or cannot be answered in time any more.
     pub fn expire(&mut self, now: Instant, latency: Duration, shed: &mut impl FnMut(Waiter<T>, Shed)) {
         self.watch(now, latency);
-        let wait_max = self.wait_max(latency);
         for class in Criticality::ALL {
+            let wait_max = self.wait_max(class, latency);
             while let Some(oldest) = self.lines.oldest(class)
                 && now.since(self.lines.since(oldest)) >= wait_max
             {
@@ -248,43 +252,48 @@ impl<T> Queue<T> {
     /// When to call [`Queue::expire`] next, if nothing else happens.
     #[must_use]
     pub fn poll_timeout(&self, latency: Duration) -> Option<Instant> {
-        let oldest = Criticality::ALL.into_iter().filter_map(|class| self.lines.oldest(class));
-        let since = oldest.map(|slot| self.lines.since(slot)).min()?;
-        let until = since.after(self.wait_max(latency));
-        let pressed = self.calm.after(self.target(latency) * INTERVAL_TARGETS + SHORT);
-        let pressed = if self.pressure { Instant::NEVER } else { pressed };
+        let next = |class: Criticality| {
+            let since = self.lines.since(self.lines.oldest(class)?);
+            let pressed = match self.pressure[class.index()] {
+                true => Instant::NEVER,
+                false => self.calm[class.index()].after(self.target(latency) * INTERVAL_TARGETS + SHORT),
+            };
+            Some(since.after(self.wait_max(class, latency)).min(pressed))
+        };
+        let until = Criticality::ALL.into_iter().filter_map(next).min()?;
         let deadline =
             if self.deadline == Instant::NEVER { self.deadline } else { self.deadline.before(latency) };
-        Some(until.min(deadline).min(pressed))
+        Some(until.min(deadline))
     }
 
     /// The highest class, and in it the oldest; under pressure the newest.
     fn next(&self) -> Option<u32> {
-        let pick = |class| if self.pressure { self.lines.newest(class) } else { self.lines.oldest(class) };
-        Criticality::ALL.into_iter().find_map(pick)
+        Criticality::ALL.into_iter().find_map(|class| match self.pressure[class.index()] {
+            true => self.lines.newest(class),
+            false => self.lines.oldest(class),
+        })
     }
 
     fn target(&self, latency: Duration) -> Duration {
         self.params.target.map_or((latency / 4).max(SHORT), Span::get)
     }
 
-    fn wait_max(&self, latency: Duration) -> Duration {
+    fn wait_max(&self, class: Criticality, latency: Duration) -> Duration {
         let wait_max = self.params.wait_max.get();
-        if self.pressure { self.target(latency).min(wait_max) } else { wait_max }
+        if self.pressure[class.index()] { self.target(latency).min(wait_max) } else { wait_max }
     }
 
     /// Notices pressure. Under it only an empty line shows that it is over, because nobody waits long any more.
     fn watch(&mut self, now: Instant, latency: Duration) {
         let target = self.target(latency);
-        if self.is_empty() || (!self.pressure && self.longest_wait(now) <= target) {
-            self.calm = now;
+        for class in Criticality::ALL {
+            let waited = self.lines.oldest(class).map(|oldest| now.since(self.lines.since(oldest)));
+            let (pressure, calm) = (&mut self.pressure[class.index()], &mut self.calm[class.index()]);
+            if waited.is_none_or(|waited| !*pressure && waited <= target) {
+                *calm = now;
+            }
+            *pressure = now.since(*calm) > target * INTERVAL_TARGETS;
         }
-        self.pressure = now.since(self.calm) > target * INTERVAL_TARGETS;
-    }
-
-    fn longest_wait(&self, now: Instant) -> Duration {
-        let oldest = Criticality::ALL.into_iter().filter_map(|class| self.lines.oldest(class));
-        oldest.map(|slot| now.since(self.lines.since(slot))).max().unwrap_or_default()
     }
 
     /// Who makes room for `who`: the lowest class below it, or else its own class; there the customer with most
@@ -303,7 +312,7 @@ impl<T> Queue<T> {
         });
         let fair = lowest > who.class || greed(self.lines.who(greediest)) > greed(who) + 1;
         // Under pressure the oldest would not be served any more.
-        let stale = if self.pressure { self.lines.oldest(lowest) } else { None };
+        let stale = if self.pressure[lowest.index()] { self.lines.oldest(lowest) } else { None };
         if fair { Some(greediest) } else { stale }
     }
 

@@ -4,7 +4,7 @@ use std::boxed::Box;
 use std::{println, string::String, vec::Vec};
 
 use super::simulation::*;
-use super::tests::{greedy, overload, p99_unloaded, spike};
+use super::tests::{greedy, overload, spike, unloaded};
 use super::*;
 
 /// A limit with a law that others have published, without classes, customers or a line.
@@ -108,7 +108,7 @@ fn overload_by_law() {
                             let (from, until) = (scenario.lasts / 2.0, scenario.lasts);
                             let log = run(&scenario, &mut *door());
                             good.push(log.goodput(from, until) / scenario.capacity());
-                            slow.push(log.latency(0.99, from, until).1 / p99_unloaded(scenario.work));
+                            slow.push(log.latency(0.99, from, until).1 / unloaded(scenario.work, 0.99));
                             limits +=
                                 &std::format!(" {:.1}", f64::from(log.limit_at(until)) / servers as f64);
                         }
@@ -152,6 +152,66 @@ fn spike_and_greed() {
             let others: Vec<f64> =
                 (0..10).map(|index| log.success(index, from, scenario.lasts - 25.0 * mean)).collect();
             println!("greed {mean} seed {seed}: others {:.4}", others.iter().sum::<f64>() / 10.0);
+        }
+    }
+}
+
+/// The overload benchmark's load: a calm time, then everything at once.
+fn step_up(seed: u64, work: Work, servers: usize, load: f64) -> Scenario {
+    let mut scenario = Scenario::new(seed, work, servers);
+    let (mean, capacity) = (work.mean(), scenario.capacity());
+    let start = 100.0 * mean;
+    for (load, from, until) in [(0.9, 0.0, start), (load, start, f64::INFINITY)] {
+        let shares = [0.1, 0.4 * (load - 0.1), 0.3 * (load - 0.1), 0.3 * (load - 0.1)];
+        for (class, share) in Criticality::ALL.into_iter().zip(shares) {
+            scenario.streams.extend((1..=CUSTOMERS).map(|customer| {
+                let per_sec = share * capacity / CUSTOMERS as f64;
+                Stream { customer, from, until, patience: 50.0 * mean, ..Stream::new(class, per_sec) }
+            }));
+        }
+    }
+    (scenario.lasts, scenario.timeout) = (start + 300.0 * mean, 50.0 * mean);
+    scenario
+}
+
+const CUSTOMERS: u64 = 16;
+
+#[test]
+fn load_in_one_step() {
+    println!(
+        "mean work, work, servers, load: goodput, CRITICAL_PLUS, p50 and p99 in unloaded ones, from the first moment; \
+         limits after 12.5, 25, 50, 100, 200 and 300 mean works"
+    );
+    for mean in [0.02, 0.1] {
+        for (name, work) in WORKS {
+            for servers in [8, 30, 100] {
+                for load in [2.0, 10.0] {
+                    let scenario = step_up(1, work(mean), servers, load);
+                    let (from, until) = (100.0 * mean, scenario.lasts);
+                    let log = run(&scenario, &mut Gate::new(&AdmissionParams::default()));
+                    let high = |story: &&Story| {
+                        scenario.streams[story.stream].class == Criticality::CriticalPlus
+                            && (from..until - 20.0 * mean).contains(&story.arrived)
+                    };
+                    let (served, all) =
+                        log.stories.iter().filter(high).fold((0.0, 0.0), |(served, all), story| {
+                            (served + f64::from(u8::from(story.fate == Fate::Served)), all + 1.0)
+                        });
+                    let slower = |quantile: f64| {
+                        log.latency(quantile, from, until).1 / unloaded(scenario.work, quantile)
+                    };
+                    let limits: String = [12.5, 25.0, 50.0, 100.0, 200.0, 300.0]
+                        .map(|after| std::format!(" {}", log.limit_at(from + after * mean)))
+                        .concat();
+                    println!(
+                        "{mean:4} {name:11} {servers:3} {load:4}: {:.3} {:.4} {:.2} {:.2} {limits}",
+                        log.goodput(from, until) / scenario.capacity(),
+                        served / all,
+                        slower(0.5),
+                        slower(0.99),
+                    );
+                }
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 const HEADROOM: f64 = 1.5;
 /// What one cut leaves, half a place of the headroom less than is needed: so that a cut too many shows.
 const CUT: f64 = 0.5;
+/// What one cut leaves at least where the base is known.
+const CUT_KNOWN: f64 = 0.25;
 /// A rate that falls by less after a cut has held.
 const HELD: f64 = 0.85;
 /// A rate within this share of the one before the cut is looked at for so many times longer.
@@ -14,6 +16,8 @@ const UNCLEAR: core::ops::Range<f64> = 0.65..0.95;
 const UNCLEAR_TIMES: f64 = 3.0;
 /// A latency that rises by less after a step up has held.
 const NO_SLOWER: f64 = 1.25;
+/// A latency below so many times the base is as good as can be had while a service is kept busy.
+const WELL: f64 = 2.0;
 /// One step up.
 const GROWTH: f64 = 2.0;
 /// A typical latency this many times the usual one, or by which the usual one is as many times higher, is a change.
@@ -37,6 +41,10 @@ const SHORTEST: f64 = 2e6;
 const STALE: f64 = 60e9;
 const STALE_LATENCIES: f64 = 100.0;
 
+/// Those inside have become few enough when they are no more than so many times the limit, and one.
+const DRAINED: f64 = 1.5;
+/// So many times as many may be inside as those answered were on average, and the window still speaks of them.
+const SEEN: f64 = 2.0;
 /// Looks whether those inside have become few enough.
 const DRAIN_LOOKS: u32 = 16;
 
@@ -82,6 +90,8 @@ pub(super) struct Window {
     pub(super) dropped: u64,
     /// Sum of the logarithms of the latencies of those answered.
     pub(super) logs: u64,
+    /// Sum of the latencies of those answered.
+    pub(super) nanos: u64,
     /// Those whom the limit kept out, or kept waiting.
     pub(super) kept_out: u64,
     /// Requests under way at its end.
@@ -142,6 +152,8 @@ pub(super) struct Law {
     spared: f64,
     base: f64,
     latency: f64,
+    /// How many times the base the mean of all latencies is while the limit does not bind; zero while unknown.
+    spread: f64,
     /// Hold: the latency that goes with the limit while it binds; zero until seen. Down, up: the one before.
     usual: f64,
     /// Down, up: the limit to compare with.
@@ -164,6 +176,7 @@ impl Law {
             spared: 0.0,
             base: 0.0,
             latency: 0.0,
+            spread: 0.0,
             usual: 0.0,
             from: 0.0,
             peak: 0.0,
@@ -193,15 +206,15 @@ impl Law {
 
     pub(super) fn verdict(&self, window: &Window) -> Verdict {
         let fewest = if self.phase == Phase::Up || self.base == 0.0 { SAMPLES_UP } else { *SAMPLES.start() };
-        let times = if self.phase == Phase::Hold { 2.0 } else { 1.0 };
+        let times = if self.phase == Phase::Hold && !window.bound() { 2.0 } else { 1.0 };
         let mut wanted = (times * self.inside(window)).clamp(fewest, *SAMPLES.end());
         if self.phase == Phase::Down && UNCLEAR.contains(&(window.rate() / self.rate)) {
             wanted *= UNCLEAR_TIMES;
         }
         let shortest = SHORTEST.max(self.latency);
         let lasted = window.lasted as f64;
-        if self.phase == Phase::Down && window.active > self.limit() {
-            // Those who entered before the cut are still inside.
+        if self.phase == Phase::Down && f64::from(window.active) > DRAINED * self.limit + 1.0 {
+            // Those who entered before the cut are still inside, and not only those who are spared it.
             Verdict::Draining
         } else if (window.answered + window.dropped) as f64 >= wanted && lasted >= shortest {
             Verdict::Enough
@@ -283,7 +296,7 @@ impl Law {
 
     /// Nobody notices what queueing there is.
     fn within_slack(&mut self, window: &Window, guards: &Guards) {
-        self.follow();
+        self.follow(window);
         let drops = window.dropped * DROPS > window.answered;
         if self.phase != Phase::Hold {
             self.settle(true);
@@ -296,22 +309,30 @@ impl Law {
         let due = self.hold == 1;
         self.hold = self.hold.saturating_sub(1);
         let room = FILL * guards.slack / self.latency;
+        // By Little's law; many more have only just come, and what they will take is not known yet.
+        let seen = SEEN * window.nanos as f64 >= self.inside(window) * window.lasted as f64;
         if !window.bound() {
             self.narrow(window, guards);
-        } else if !drops && room > 1.0 {
+        } else if drops || !seen {
+            // Nothing speaks for more.
+        } else if room > 1.0 {
             self.limit *= room.min(GROWTH);
-        } else if !drops && due {
+        } else if due {
             // Too slow to grow for nothing and too quick to be cut: only a try shows whether there is room.
             self.turn(Phase::Up, window, GROWTH);
-        } else if !drops && self.hold == 0 {
+        } else if self.hold == 0 {
             self.hold = self.held;
         }
     }
 
     /// The limit has no part in this latency.
-    fn follow(&mut self) {
+    fn follow(&mut self, window: &Window) {
         let share = if self.latency < self.base { 0.3 } else { 0.05 };
         self.base += share * (self.latency - self.base);
+        if window.answered > 0 && !window.bound() {
+            let spread = window.nanos as f64 / window.answered as f64 / self.latency;
+            self.spread += if self.spread == 0.0 { spread } else { 0.1 * (spread - self.spread) };
+        }
     }
 
     /// Waits for those inside to become as few as the cut wants; answers for how many nanoseconds. Requests that take very
@@ -328,7 +349,7 @@ impl Law {
     fn watch(&mut self, window: &Window, guards: &Guards) {
         if !window.bound() {
             self.narrow(window, guards);
-            self.follow();
+            self.follow(window);
             self.held = *HOLD.start();
             return;
         }
@@ -354,10 +375,13 @@ impl Law {
         }
     }
 
-    /// Cuts the limit to see what happens, but not by more than brings the latency within the slack if all of it is queueing.
+    /// Cuts the limit to see what happens: by half, or where the base is known to what this rate needs by Little's law, but
+    /// not by more than brings the latency within the slack if all of it is queueing.
     fn turn_down(&mut self, window: &Window, guards: &Guards) {
         let enough = if self.latency > guards.slack { FILL * guards.slack / self.latency } else { 0.0 };
-        self.turn(Phase::Down, window, enough.max(CUT));
+        let needed = HEADROOM * self.base * self.spread * window.rate() / self.limit;
+        let cut = if self.spread == 0.0 { CUT } else { needed.clamp(CUT_KNOWN, CUT) };
+        self.turn(Phase::Down, window, enough.max(cut));
     }
 
     /// Changes the limit to see what happens.
@@ -380,8 +404,12 @@ impl Law {
     /// The limit was cut. While the rate holds, those kept out would only have queued, and it is cut on.
     fn after_cut(&mut self, window: &Window, guards: &Guards) {
         let rate = window.rate();
-        let faster = self.latency < self.usual * (1.0 + CUT) / 2.0;
-        if window.bound() && faster && rate >= HELD * self.rate && self.limit > guards.min {
+        if window.bound() && rate >= HELD * self.rate && self.limit > guards.min {
+            if self.spread > 0.0 && self.latency < WELL * self.base {
+                // Nobody queues for long, as is known without a cut that costs answers.
+                self.settle(true);
+                return;
+            }
             let (usual_rate, from) = ((self.rate + rate) / 2.0, self.from);
             self.turn_down(window, guards);
             (self.rate, self.from) = (usual_rate, from);
@@ -425,7 +453,7 @@ impl Law {
 /// A [`Law`] that one thread at a time reads and writes through a shared reference.
 #[derive(Debug)]
 pub(super) struct Cell {
-    numbers: [AtomicU64; 8],
+    numbers: [AtomicU64; 9],
     counts: [AtomicU32; 3],
 }
 
@@ -448,6 +476,7 @@ impl Cell {
             rate: number(5),
             spared: number(6),
             peak: number(7),
+            spread: number(8),
             phase: [Phase::Hold, Phase::Down, Phase::Up][count(0) as usize % 3],
             hold: count(1),
             held: count(2),
@@ -455,8 +484,8 @@ impl Cell {
     }
 
     pub(super) fn store(&self, law: &Law) {
-        let Law { limit, spared, base, latency, usual, from, rate, peak, phase, hold, held } = *law;
-        let numbers = [limit, base, latency, usual, from, rate, spared, peak];
+        let Law { limit, spared, base, latency, spread, usual, from, rate, peak, phase, hold, held } = *law;
+        let numbers = [limit, base, latency, usual, from, rate, spared, peak, spread];
         for (cell, number) in self.numbers.iter().zip(numbers) {
             cell.store(number.to_bits(), Relaxed);
         }
