@@ -10,6 +10,7 @@ mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use core::time::Duration;
 
@@ -477,8 +478,9 @@ impl Admission {
         if counted {
             let crowd = self.bars.0.crowd.load(Relaxed) as usize;
             let spared = self.bars.0.spared[class].load(Relaxed);
-            let above: u32 = (0..class).map(|higher| self.customers.held(higher)).sum();
-            let (held, full) = (self.customers.held(class), bar);
+            let held = |classes: Range<usize>| classes.map(|class| self.customers.held(class)).sum::<u32>();
+            let (above, own, lower) = (held(0..class), held(class..class + 1), held(class + 1..CLASSES));
+            let full = bar;
             let short = |held| f64::from(held) >= SHORT * f64::from(full);
             // Fair within a class, not between classes: while a lower one may come in, or holds the places, nobody above it
             // has too much. Where the class itself is the reason why the limit binds, those below are kept out already.
@@ -486,15 +488,15 @@ impl Admission {
                 Some(bar) if class == 0 || class != crowd => bar.load(Relaxed),
                 _ => 0,
             };
-            let asks = who.customer != 0 && given >= below && short(given) && short(above + held);
+            let asks = who.customer != 0 && given >= below && short(given.saturating_sub(lower));
             if class < crowd {
                 // While a cut is tried on the crowd, those below drain; no more of the higher classes than the cut leaves.
-                bar = if above + held < full { spared } else { full };
+                bar = if above + own < full { spared } else { full };
             }
             if asks && self.settings.fair.load(Relaxed) {
                 let free = (1.0 - f64::from(given) / f64::from(full)) / (1.0 - SHORT);
                 let places = full.saturating_sub(above);
-                match self.customers.holds(class, who.customer, places, held, free.clamp(0.0, 1.0)) {
+                match self.customers.holds(class, who.customer, places, own, free.clamp(0.0, 1.0)) {
                     Holds::TooMuch => {
                         self.keep_out(shard, class, now);
                         return Err(Shed::Customer);

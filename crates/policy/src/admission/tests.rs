@@ -259,10 +259,13 @@ fn nobody_is_greedy_with_one_place() {
 fn nobody_has_too_much_while_a_lower_class_may_come_in() {
     let admission = fixed(100, 1);
     let enter = |class, customer| admission.try_enter(0, &who(class, customer), Instant::ORIGIN);
-    for customer in 1..=20 {
+    for customer in 1..=60 {
         assert!(matches!(enter(Criticality::Sheddable, customer), Entry::Enter(_)));
     }
-    for place in 21..=94 {
+    for customer in 6..=8 {
+        assert!(matches!(enter(Criticality::CriticalPlus, customer), Entry::Enter(_)));
+    }
+    for place in 64..=94 {
         assert!(matches!(enter(Criticality::CriticalPlus, 99), Entry::Enter(_)), "{place}");
     }
     assert_eq!(enter(Criticality::CriticalPlus, 99), Entry::Refuse(Shed::Customer));
