@@ -163,6 +163,7 @@ async fn read_until(
             match conn.poll_read(cx, scratch) {
                 Poll::Ready(Ok(count)) if count > 0 => conn.keep(&scratch[..count], &worker.buffers),
                 Poll::Ready(_) => return Poll::Ready(Read::Gone),
+                Poll::Pending if worker.shared.phase() == Phase::Ending => return Poll::Ready(Read::Gone),
                 Poll::Pending if conn.alarm.rung() => return Poll::Ready(Read::Late),
                 Poll::Pending => return Poll::Pending,
             }

@@ -7,9 +7,9 @@ use testkit::{Client, Gate as Latch, Reply, Upstream, wait_until};
 use super::gate::{Gate, Manual, figure, plain, refusal};
 
 /// Longer than every time-out that must not strike here.
-const SILENCE: Duration = Duration::from_millis(900);
+const SILENCE: Duration = Duration::from_secs(3);
 /// What would strike.
-const SHORT: &str = "timeouts: {attempt: 300ms, body: 300ms}";
+const SHORT: &str = "timeouts: {attempt: 2s, body: 1s}";
 
 fn events(latch: &Latch) -> Reply {
     Reply::ok("")
@@ -38,7 +38,6 @@ fn an_event_goes_out_at_once_and_silence_between_two_is_no_failure() {
     seen.send("0\r\n\r\n");
     assert_eq!(client.exactly(5).expect("the end"), b"0\r\n\r\n");
     assert_eq!(figure(&gate, "seawall_gateway_endpoint_failures_total"), 0.0);
-    assert_eq!(client.try_send(plain("GET", "/", "")).map_err(|error| error.kind()), Ok(()));
 }
 
 #[test]

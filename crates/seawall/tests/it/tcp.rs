@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use testkit::sys::SIGTERM;
@@ -51,6 +53,11 @@ fn greeted(address: SocketAddr, greeting: &str) -> Client {
     client
 }
 
+/// Whether a new connection is closed without a word; it may be before it is quite there.
+fn is_turned_away(address: SocketAddr) -> bool {
+    Client::try_connect(address).map_or(true, |mut client| client.is_closed_by_server())
+}
+
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 7 % 251) as u8).collect()
 }
@@ -94,21 +101,21 @@ fn much_goes_both_ways_at_once_and_whoever_does_not_read_holds_up_who_writes() {
     let gate = passing(&[address], "").start();
     let client = Client::connect(gate.addr());
     let mut writer = client.stream().try_clone().expect("a socket");
-    let (sent, total) = (std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)), 48 * 1024 * 1024);
-    let count = std::sync::Arc::clone(&sent);
+    let (sent, total) = (Arc::new(AtomicUsize::new(0)), 48 * 1024 * 1024);
+    let count = Arc::clone(&sent);
     let data = pattern(64 * 1024);
     let piece = data.clone();
     let writing = thread::spawn(move || {
         for _ in 0..total / piece.len() {
             writer.write_all(&piece).expect("taken in the end");
-            count.fetch_add(piece.len(), std::sync::atomic::Ordering::Relaxed);
+            count.fetch_add(piece.len(), Relaxed);
         }
         writer.shutdown(std::net::Shutdown::Write).expect("an open connection");
     });
     // Nobody reads what comes back: in the end nothing more is taken from the writer, and little is held here.
     let mut before = usize::MAX;
     wait_until("the writer is held up", PATIENCE, || {
-        let now = sent.load(std::sync::atomic::Ordering::Relaxed);
+        let now = sent.load(Relaxed);
         let held = figure(&gate, "seawall_gateway_buffer_bytes");
         assert!(held <= 512.0 * 1024.0, "{held} bytes are held");
         std::mem::replace(&mut before, now) == now && now > 0
@@ -125,9 +132,9 @@ fn much_goes_both_ways_at_once_and_whoever_does_not_read_holds_up_who_writes() {
 fn an_endpoint_that_does_not_accept_is_passed_over_and_ejected() {
     let address = echo("hi");
     let keys = format!(
-        "retry_budget: {RICH}, endpoint_breaker: {{enabled: false}}, ejection: {{consecutive_failures: 3}}"
+        "balance: round_robin, retry_budget: {RICH}, endpoint_breaker: {{enabled: false}}, ejection: {{consecutive_failures: 3}}"
     );
-    let gate = passing(&[free_port(), address], &keys).start();
+    let gate = passing(&[free_port(), address], &keys).root(&format!("retry_budget: {RICH}")).start();
     wait_until("the dead one is ejected", PATIENCE, || {
         drop(greeted(gate.addr(), "hi"));
         gate.metric("seawall_gateway_endpoint_unavailable", &["reason=\"ejected\""]) == Some(1.0)
@@ -138,7 +145,7 @@ fn an_endpoint_that_does_not_accept_is_passed_over_and_ejected() {
 #[test]
 fn an_endpoint_that_accepts_and_hangs_up_has_failed() {
     let upstream = Manual::new();
-    let keys = "ejection: {consecutive_failures: 3, max_percent: 100}, endpoint_breaker: {enabled: false}";
+    let keys = "endpoint_breaker: {enabled: false}";
     let gate = passing(&[upstream.addr()], keys).start();
     for count in 1..=3 {
         let mut client = Client::connect(gate.addr());
@@ -174,8 +181,7 @@ fn what_an_endpoint_has_taken_is_known_before_the_connection_ends() {
 #[test]
 fn without_an_endpoint_the_client_is_reset() {
     let gate = passing(&[free_port()], NUMB).start();
-    let mut client = Client::connect(gate.addr());
-    assert!(client.is_closed_by_server());
+    assert!(is_turned_away(gate.addr()));
     wait_for_ended(&gate, "failed", 1.0);
 }
 
@@ -209,7 +215,7 @@ fn trap_16_the_connections_of_all_workers_share_one_bulkhead() {
     let gate = passing(&[address], keys).workers(2).start();
     let inside: Vec<_> = (0..3).map(|_| greeted(gate.addr(), "hi")).collect();
     for count in 1..=6 {
-        assert!(Client::connect(gate.addr()).is_closed_by_server());
+        assert!(is_turned_away(gate.addr()));
         wait_for_ended(&gate, "refused", f64::from(count));
     }
     drop(inside);
@@ -329,7 +335,7 @@ fn the_default_gets_what_names_nobody_and_a_slow_hello_is_not_waited_for() {
     let (a, b) = (Manual::new(), Manual::new());
     let gate = Gate::with("a", &[a.addr()], "")
         .service("b", &[b.addr()], "")
-        .listener("tcp: {sni: {'a.example': a}, default: b}, timeouts: {head: 200ms}")
+        .listener("tcp: {sni: {'a.example': a}, default: b}, timeouts: {head: 2s}")
         .start();
     let mut client = Client::connect(gate.addr());
     client.send(hello(None));
@@ -387,10 +393,7 @@ fn nobody_else_may_say_whose_connection_it_is() {
     let upstream = Upstream::constant("ok");
     let required = "proxy_protocol: required, trusted: [192.0.2.0/24]";
     let gate = Gate::to(&[upstream.addr()]).listener(required).start();
-    let mut client = Client::connect(gate.addr());
-    // Closed before anything is read: what was sent may get lost.
-    let _ = client.try_send(V1);
-    assert!(client.is_closed_by_server());
+    assert!(is_turned_away(gate.addr()));
     gate.wait_for_metric(PROXY_REFUSED, &["reason=\"untrusted\""], |count| count == 1.0);
 
     let gate = Gate::to(&[upstream.addr()]).listener(&required.replace("required", "optional")).start();
@@ -405,7 +408,7 @@ fn nobody_else_may_say_whose_connection_it_is() {
 fn a_header_may_be_optional_and_is_not_waited_for_without_end() {
     let upstream = Upstream::constant("ok");
     let gate = Gate::to(&[upstream.addr()])
-        .listener("proxy_protocol: optional, trusted: [127.0.0.1], timeouts: {head: 200ms}")
+        .listener("proxy_protocol: optional, trusted: [127.0.0.1], timeouts: {head: 2s}")
         .start();
     assert_eq!(Client::connect(gate.addr()).get("/").status, 200);
     let mut client = Client::connect(gate.addr());
@@ -463,7 +466,7 @@ fn a_connection_outlives_a_drain_for_as_long_as_it_may_and_is_logged() {
     let log = File::new("");
     let mut gate = passing(&[address], "")
         .root(&format!(
-            "drain: {{lame_duck: 0s, finish: 500ms}}\naccess_log: {{to: {{file: '{}'}}}}",
+            "drain: {{lame_duck: 0s, finish: 3s}}\naccess_log: {{to: {{file: '{}'}}}}",
             log.path()
         ))
         .start();
@@ -494,7 +497,7 @@ fn a_drain_waits_for_connections_that_end_and_no_longer() {
 fn a_removed_listener_lets_its_connections_go_on_for_a_while() {
     let address = echo("hi");
     let other = free_port();
-    let keys = "drain: {lame_duck: 0s, finish: 700ms}";
+    let keys = "drain: {lame_duck: 0s, finish: 3s}";
     let text = |listeners: &str| {
         format!(
             "listeners: [{listeners}]\nadmin: {{address: '127.0.0.1:0'}}\nworkers: 1\n{keys}\nservices: {{web: {{endpoints: ['{address}']}}}}\n"
