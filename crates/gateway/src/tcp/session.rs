@@ -351,7 +351,8 @@ impl Passage<'_> {
             };
             let budgets = [&*view.retry_budget, &*local.snapshot.retry_budget];
             let now = worker.now();
-            match decide(&view.params.retry, &facts, &budgets, now, &mut worker.rng.borrow_mut()) {
+            let decision = decide(&view.params.retry, &facts, &budgets, now, &mut worker.rng.borrow_mut());
+            match decision {
                 Decision::Retry { delay, .. } => tokio::time::sleep(delay).await,
                 Decision::Stop(_) => return Err(Reason::ConnectFailed),
             }
