@@ -5,8 +5,10 @@
 //! `cargo +nightly fuzz run --features libfuzzer request_head`.
 
 mod config;
+mod tcp;
 
 pub use config::config;
+pub use tcp::{client_hello, proxy_header};
 
 use std::fmt::Debug;
 

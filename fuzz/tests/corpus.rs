@@ -69,3 +69,13 @@ fn chunked_bodies_keep_their_promises() {
 fn configurations_keep_their_promises() {
     replay("config", COPIES_OF_CONFIGS, fuzz::config);
 }
+
+#[test]
+fn client_hellos_keep_their_promises() {
+    replay("client_hello", COPIES, fuzz::client_hello);
+}
+
+#[test]
+fn proxy_headers_keep_their_promises() {
+    replay("proxy_header", COPIES, fuzz::proxy_header);
+}

@@ -189,6 +189,23 @@ pub(crate) fn begin(
     }
 }
 
+/// Writes what is known when a TCP listener's connection begins to be passed on.
+pub(crate) fn begin_tcp(
+    line: &mut Vec<u8>,
+    client: IpAddr,
+    listener: &str,
+    server: Option<&str>,
+    service: Option<&str>,
+) {
+    let _ = write!(line, r#"{{"time":"{}","client":"{client}","#, crate::service::Clock::wall());
+    string(line, "listener", listener.as_bytes());
+    for (key, value) in [("server_name", server), ("service", service)] {
+        if let Some(value) = value {
+            string(line, key, value.as_bytes());
+        }
+    }
+}
+
 fn complete(line: &mut Vec<u8>, served: &Served) {
     let _ = write!(
         line,

@@ -23,6 +23,7 @@ mod run;
 pub mod service;
 pub mod signals;
 mod snapshot;
+pub mod tcp;
 
 pub use answer::Reason;
 pub use fuse::FuseStatus;

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::answer::Reason;
 use crate::config;
+use crate::tcp::{ProxyRefused, TcpShard};
 
 /// Connections that the kernel completes ahead of us, per worker.
 const BACKLOG: i32 = 4096;
@@ -32,17 +33,23 @@ pub(crate) struct ListenerFigures {
     pub(crate) accepted: AtomicU64,
     pub(crate) shed_limit: AtomicU64,
     pub(crate) shed_descriptors: AtomicU64,
+    /// Connections closed for what they said, or did not say, in the PROXY protocol.
+    pub(crate) proxy_refused: [AtomicU64; ProxyRefused::ALL.len()],
+    /// What was passed on as it is, by worker.
+    pub(crate) tcp: Box<[TcpShard]>,
     room: Arc<Room>,
 }
 
 impl ListenerFigures {
     /// Those of a listener whose connections share `room` with all others.
-    pub(crate) fn new(room: &Arc<Room>) -> Self {
+    pub(crate) fn new(room: &Arc<Room>, workers: usize) -> Self {
         Self {
             open: AtomicU32::default(),
             accepted: AtomicU64::default(),
             shed_limit: AtomicU64::default(),
             shed_descriptors: AtomicU64::default(),
+            proxy_refused: Default::default(),
+            tcp: (0..workers).map(|_| TcpShard::default()).collect(),
             room: Arc::clone(room),
         }
     }

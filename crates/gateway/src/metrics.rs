@@ -11,11 +11,13 @@ use model::Criticality;
 
 use crate::answer::Reason;
 use crate::codec::Malformed;
+use crate::config::ProxyProtocol;
 use crate::fuse::FuseStatus;
 use crate::listen::{ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
 use crate::service::{ClassShed, EndpointStatus, ModeStatus, ServiceStatus};
 use crate::signals::{Signal, Utilisation};
+use crate::tcp::{Outcome, ProxyRefused, TcpShard};
 
 /// What kind of figure a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,11 @@ metrics! {
     ACCEPTED = "seawall_gateway_connections_accepted_total" Counter ["listener"] "Client connections accepted.";
     SHED_CONNECTIONS = "seawall_gateway_connections_shed_total" Counter ["listener", "reason"]
         "Client connections closed on arrival: `limit` of the listener, or no file `descriptors` left.";
+    TCP_CONNECTIONS = "seawall_gateway_tcp_connections_total" Counter ["listener", "outcome"]
+        "Connections of a TCP listener that have ended: closed (by both sides), client_gone and upstream_gone (broken off by), idle, cut (the process or the listener left), failed (no endpoint accepted), refused.";
+    TCP_BYTES = "seawall_gateway_tcp_bytes_total" Counter ["listener", "direction"] "Bytes passed on by a TCP listener: up to endpoints, down to clients.";
+    PROXY_REFUSED = "seawall_gateway_proxy_protocol_refused_total" Counter ["listener", "reason"]
+        "Connections closed for their PROXY header: untrusted (the peer may not say so), malformed, missing, timeout.";
     FUSE_ACTIVE = "seawall_gateway_fuse_active_requests" Gauge ["listener"] "Batch requests under way upstream, over all services.";
     FUSE_CONNECTIONS = "seawall_gateway_fuse_connections_open" Gauge ["listener"] "Connections to endpoints that batch requests use or left idle.";
     FUSE_CONNECTIONS_MAX = "seawall_gateway_fuse_connections_max" Gauge ["listener"] "Connections to endpoints that batch requests may have.";
@@ -111,6 +118,8 @@ metrics! {
     BREAKER_STATE = "seawall_gateway_breaker_state" Gauge ["service"] "The service's breaker: 0 closed, 1 half-open, 2 open.";
     BULKHEAD_ACTIVE = "seawall_gateway_bulkhead_active_requests" Gauge ["service"] "Requests under way in a service's bulkhead.";
     BULKHEAD_WAITING = "seawall_gateway_bulkhead_waiting_requests" Gauge ["service"] "Requests that wait for a place in a service's bulkhead.";
+    TUNNELS_ACTIVE = "seawall_gateway_tunnels_open" Gauge ["service"] "Upgraded connections (WebSocket) open.";
+    TUNNELS_MAX = "seawall_gateway_tunnels_max" Gauge ["service"] "Upgraded connections that may be open.";
     ADMISSION_LIMIT = "seawall_gateway_admission_limit_requests" Gauge ["service"] "Requests that a service may work on at once, found by watching it.";
     ADMISSION_ACTIVE = "seawall_gateway_admission_active_requests" Gauge ["service"] "Requests that a service works on.";
     ADMISSION_WAITING = "seawall_gateway_admission_waiting_requests" Gauge ["service"] "Requests that wait until a service can work on them.";
@@ -559,6 +568,34 @@ impl Exporter {
         }
     }
 
+    /// What listeners passed on as it is, and whom they refused for their PROXY header.
+    pub(crate) fn passed_on(&mut self, listeners: &[Arc<ListenerState>]) {
+        let tcp = || listeners.iter().filter(|listener| listener.params.tcp.is_some());
+        self.begin(&TCP_CONNECTIONS);
+        for listener in tcp() {
+            for outcome in Outcome::all() {
+                let ended = listener.figures.tcp.iter().map(|shard| shard.ended(outcome)).sum::<u64>();
+                self.sample(&TCP_CONNECTIONS, &[&listener.name, outcome.name()], ended as f64);
+            }
+        }
+        self.begin(&TCP_BYTES);
+        for listener in tcp() {
+            let sum = |bytes: fn(&TcpShard) -> u64| listener.figures.tcp.iter().map(bytes).sum::<u64>();
+            for (direction, bytes) in
+                [("up", sum(|shard| shard.up.get())), ("down", sum(|shard| shard.down.get()))]
+            {
+                self.sample(&TCP_BYTES, &[&listener.name, direction], bytes as f64);
+            }
+        }
+        self.begin(&PROXY_REFUSED);
+        let asked = |listener: &&Arc<ListenerState>| listener.params.proxy_protocol != ProxyProtocol::Off;
+        for listener in listeners.iter().filter(asked) {
+            for (reason, count) in ProxyRefused::ALL.into_iter().zip(&listener.figures.proxy_refused) {
+                self.sample(&PROXY_REFUSED, &[&listener.name, reason.name()], count.load(Relaxed) as f64);
+            }
+        }
+    }
+
     /// How busy the process and its host are.
     pub(crate) fn utilisation(&mut self, utilisation: &Utilisation) {
         self.begin(&UTILISATION);
@@ -619,7 +656,9 @@ impl Exporter {
 
     /// The figures of services and their endpoints.
     pub(crate) fn services(&mut self, services: &[ServiceStatus]) {
-        let figures: [Figure<ServiceStatus, f64>; 8] = [
+        let figures: [Figure<ServiceStatus, f64>; 10] = [
+            (&TUNNELS_ACTIVE, |service| service.tunnels.into()),
+            (&TUNNELS_MAX, |service| service.tunnels_max.into()),
             (&SERVICE_PANIC, |service| f64::from(u8::from(service.panicking))),
             (&BREAKER_STATE, |service| match service.breaker.state {
                 "open" => 2.0,

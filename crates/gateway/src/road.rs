@@ -297,7 +297,7 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         let refusal = refusal_of(worker, &error);
         return finish_refused(worker, conn, request, Some(&upload), refusal, served).await;
     }
-    admitted.whole.set(upload.borrow().arrived());
+    admitted.whole.set(upload.borrow().arrived() && !route.params.long_poll);
     let way = Attempts {
         worker,
         conn,
@@ -339,18 +339,22 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         500.. => CallEnd::Failure,
         _ => CallEnd::Success,
     };
-    admitted.judge(now, end, now.since(sent));
+    // Whoever waits for news is not kept waiting.
+    let took = if route.params.long_poll { Duration::ZERO } else { now.since(sent) };
+    admitted.judge(now, end, took);
     admitted.answered(now, answer.flight.verdict(), answer.flight.latency());
     if worker.shared.access_log.enabled() {
         served.endpoint = Some(answer.flight.target().endpoint.name().into());
     }
     if answer.upgraded {
         let Answer { stream, download, flight, .. } = answer;
+        admitted.switch();
         let idle = view.params.timeouts.tunnel.get();
         let tunnel = Box::pin(tunnel::run(worker, conn, stream, download, flight, idle));
         (served.request_bytes, served.response_bytes) = tunnel.await;
         return served;
     }
+    admitted.stay();
     deliver(worker, conn, answer, &upload, &admitted, &mut served).await;
     served
 }
@@ -370,13 +374,13 @@ fn hedge_of(request: &Request) -> Option<&HedgeTimer> {
 
 /// Endpoints that this request has been to, or could not go to.
 #[derive(Default)]
-struct Tried {
+pub(crate) struct Tried {
     list: [u32; 16],
     len: usize,
 }
 
 impl Tried {
-    fn push(&mut self, index: u32) {
+    pub(crate) fn push(&mut self, index: u32) {
         if let Some(slot) = self.list.get_mut(self.len) {
             *slot = index;
             self.len += 1;
@@ -408,7 +412,6 @@ fn pick(
     now: Instant,
 ) -> Result<(u32, Permit), Reason> {
     let rng = &mut *worker.rng.borrow_mut();
-    let mut refused = Reason::NoEndpoint;
     // A client's own endpoint comes first, unless this request has been there.
     if let (Some(cookie), Some(sticky)) = (&request.sticky, &view.sticky) {
         let facts = Pick { now, key: None, tried: tried.as_slice() };
@@ -419,8 +422,21 @@ fn pick(
             }
         }
     }
+    pick_any(worker, view, request.key, tried, now, rng)
+}
+
+/// Picks an endpoint that `key` or the balancer says.
+pub(crate) fn pick_any(
+    worker: &Worker,
+    view: &View,
+    key: Option<u64>,
+    tried: &mut Tried,
+    now: Instant,
+    rng: &mut Rng,
+) -> Result<(u32, Permit), Reason> {
+    let mut refused = Reason::NoEndpoint;
     for _ in 0..8 {
-        let facts = Pick { now, key: request.key, tried: tried.as_slice() };
+        let facts = Pick { now, key, tried: tried.as_slice() };
         let Some(index) = view.balancer.pick(&view.fleet, &facts, rng) else { break };
         match enter(worker, view, index, now, rng) {
             Ok(permit) => return Ok((index, permit)),
@@ -616,7 +632,7 @@ async fn deliver(
     served: &mut Served,
 ) {
     let view = &admitted.view;
-    let Answer { mut flight, mut stream, mut download, after, persists, .. } = answer;
+    let Answer { mut flight, mut stream, mut download, after, persists, events, .. } = answer;
     let mut timed = false;
     let delivered = poll_fn(|cx| {
         let result = download.poll(cx, worker, conn, &mut stream);
@@ -634,6 +650,7 @@ async fn deliver(
             timed = true;
             let timeout = match download.waits {
                 Waits::Client => conn.listener.params.timeouts.write,
+                Waits::Upstream if events => view.params.timeouts.tunnel,
                 Waits::Upstream => view.params.timeouts.body,
             };
             worker.wheel.set(&conn.alarm, worker.tell_time().after(timeout.get()));
@@ -819,7 +836,7 @@ fn observe(worker: &Worker, request: &Request, served: &Served) {
 }
 
 /// Ends the access log's `line` about a request.
-fn log(worker: &Worker, line: &[u8], served: &Served) {
+pub(crate) fn log(worker: &Worker, line: &[u8], served: &Served) {
     let random = worker.rng.borrow_mut().u32(..);
     if !worker.shared.access_log.end(line, served, worker.now(), random) {
         worker.metrics.log_dropped.one();

@@ -329,7 +329,10 @@ impl Gateway {
             }
             () = inner.stop.cancelled() => {}
         }
+        // Tunnels end by themselves once told, so that the log knows of them.
+        inner.shared.enter(Phase::Ending);
         for handle in &inner.workers {
+            let _ = handle.commands.send(Command::Phase).await;
             let _ = handle.commands.send(Command::Stop).await;
         }
         inner.services.stop().await;
@@ -534,6 +537,7 @@ impl Gateway {
             state.listeners.values().map(|open| Arc::clone(&open.listener.state.read())).collect();
         drop(state);
         out.listeners(&listeners, &inner.room);
+        out.passed_on(&listeners);
         let fuses: Vec<_> = listeners
             .iter()
             .filter_map(|listener| Some((&*listener.name, snapshot.fuse(listener.params.address)?.status())))
@@ -632,7 +636,7 @@ fn bind_missing(
                     name: listener_name(params, address),
                     address,
                     params: params.clone(),
-                    figures: Arc::new(ListenerFigures::new(room)),
+                    figures: Arc::new(ListenerFigures::new(room, workers)),
                 };
                 let listener = Arc::new(Listener { state: RwLock::new(Arc::new(state)) });
                 fresh.insert(params.address, Open { listener, stop: CancellationToken::new(), sockets });
@@ -686,6 +690,7 @@ fn snapshot(
         services: services.into(),
         retry_budget,
         retry_budget_params: config.retry_budget.clone(),
+        drain_finish: config.drain.finish.get(),
         fuses: fuses(&config.listeners, before, workers),
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Snapshot {
     /// Bounds the retries of the whole process.
     pub(crate) retry_budget: Arc<RetryBudget>,
     pub(crate) retry_budget_params: RetryBudgetParams,
+    /// How long connections may go on whose listener has been removed.
+    pub(crate) drain_finish: std::time::Duration,
     /// Of the batch listeners, by the address that the configuration gives them.
     pub(crate) fuses: Box<[(SocketAddr, Arc<Fuse>)]>,
 }

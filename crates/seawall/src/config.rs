@@ -21,7 +21,7 @@ pub struct Config {
     /// Where requests come in. Absent: 127.0.0.1:8080.
     pub listeners: Vec<Listener>,
     /// Which request goes where; the most specific match wins, whatever the order. A file with exactly one service may
-    /// leave them out: then everything goes to that service.
+    /// leave them out: then everything goes to that service. Listeners with `tcp` need none.
     pub routes: Vec<Route>,
     /// The services, by name.
     pub services: std::collections::BTreeMap<String, Service>,
@@ -105,7 +105,8 @@ impl Config {
     #[must_use]
     pub fn gateway(&self) -> gateway::config::Config {
         let mut routes = self.routes.clone();
-        if let (true, Some(only)) = (routes.is_empty(), self.only_service()) {
+        let wanted = routes.is_empty() && self.takes_requests();
+        if let (true, Some(only)) = (wanted, self.only_service()) {
             routes.push(Route { service: Some(only.to_owned()), ..Route::default() });
         }
         gateway::config::Config {
@@ -120,6 +121,11 @@ impl Config {
             drain: self.drain.clone(),
             workers: self.workers,
         }
+    }
+
+    /// Whether any listener reads requests, instead of passing connections on.
+    fn takes_requests(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.tcp.is_none())
     }
 
     fn only_service(&self) -> Option<&str> {
@@ -153,7 +159,7 @@ impl ::config::Check for Config {
             return;
         }
         let gateway = self.gateway();
-        if gateway.routes.is_empty() {
+        if gateway.routes.is_empty() && self.takes_requests() {
             report.at("routes").error(
                 "there are several services but no route",
                 "add routes that say which requests each service gets; only a file with one service may leave them out",

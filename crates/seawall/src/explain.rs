@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use gateway::config::{Action, Config, Fuse, Measure, Mode, Route, Service, SplitTarget};
+use gateway::config::{Action, Config, Fuse, Measure, Mode, ProxyProtocol, Route, Service, SplitTarget};
 use gateway::router::{Query, Router, path};
 use model::Criticality;
 use policy::degrade::{Exercise, Force};
@@ -19,7 +19,8 @@ pub struct Explain {
     file: PathBuf,
     /// The request's method.
     method: String,
-    /// The request's URL, such as `http://shop.example/cart?x=1`.
+    /// The request's URL, such as `http://shop.example/cart?x=1`; for a connection to a TCP listener `tcp://shop.example:443`,
+    /// with the server's name and the listener's port, and any method.
     url: String,
     /// A header field of the request. May be given several times.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
@@ -95,6 +96,11 @@ impl Request {
 /// When the file or the request makes no sense.
 pub fn run(args: &Explain) -> Result<(), Failure> {
     let loaded = config::check(&args.file).map_err(|errors| Failure::Input(errors.to_string()))?;
+    if let Some(authority) = args.url.strip_prefix("tcp://") {
+        return connection(&loaded.config().gateway(), authority)
+            .map_err(Failure::Input)
+            .and_then(|text| say(&text));
+    }
     let request = Request::parse(&args.method, &args.url, &args.headers).map_err(Failure::Input)?;
     say(explain(&loaded.config().gateway(), &request).map_err(Failure::Input)?.trim_end())
 }
@@ -123,6 +129,56 @@ pub fn explain(config: &Config, request: &Request) -> Result<String, String> {
         describe(&mut text, config, &config.routes[winner.index], request);
     }
     Ok(text)
+}
+
+/// Which service gets a connection to the port of `authority` whose client asks for its host, if it asks in TLS.
+///
+/// # Errors
+/// When no TCP listener has that port.
+pub fn connection(config: &Config, authority: &str) -> Result<String, String> {
+    let wanted = || format!("`tcp://{authority}` is no address; expected one such as tcp://shop.example:443");
+    let (name, port) = authority.rsplit_once(':').ok_or_else(wanted)?;
+    let port: u16 = port.parse().map_err(|_| wanted())?;
+    let mut text = String::new();
+    for listener in config.listeners.iter().filter(|listener| listener.address.port() == port) {
+        let Some(tcp) = &listener.tcp else { continue };
+        let mut line = |what: &str, says: String| {
+            let _ = writeln!(text, "{what:12} {says}");
+        };
+        line("listener", listener.name.clone().unwrap_or_else(|| listener.address.to_string()));
+        match listener.proxy_protocol {
+            ProxyProtocol::Off => {}
+            ProxyProtocol::Optional => {
+                line("  proxy", "a trusted peer may say whose connection it is".to_owned())
+            }
+            ProxyProtocol::Required => {
+                line("  proxy", "only trusted peers, which must say whose connection it is".to_owned());
+            }
+        }
+        let name = name.to_ascii_lowercase();
+        let Some((name, service)) =
+            tcp.find(Some(&name)).and_then(|name| config.services.get_key_value(name))
+        else {
+            line("refused", format!("no server is called {name} here, and there is no `default`"));
+            continue;
+        };
+        line("service", format!("{name}: {}, balanced by {}", source(service), word(&service.balance)));
+        let (attempts, connect) = (service.retry.attempts_max, service.timeouts.connect);
+        line(
+            "  attempts",
+            format!("up to {attempts} when an endpoint does not accept, each up to {connect}"),
+        );
+        line("  idle", format!("closed after {} without a byte", service.timeouts.tunnel));
+        let bulkhead = &service.bulkhead;
+        line("  bulkhead", format!("{} open, {} waiting", bulkhead.active_max, bulkhead.waiting_max));
+        if let Some(version) = &service.proxy_protocol {
+            line("  proxy", format!("endpoints are told whose connection it is ({})", word(version)));
+        }
+    }
+    match text.is_empty() {
+        true => Err(format!("no TCP listener has port {port}")),
+        false => Ok(text),
+    }
 }
 
 /// Methods that may be repeated without a second effect (RFC 9110, 9.2.2).

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -19,6 +20,13 @@ pub struct Listener {
     /// Who comes in here.
     #[serde(default)]
     pub role: Role,
+    /// Passes connections on as they are, whatever they speak, instead of reading requests.
+    #[serde(default)]
+    pub tcp: Option<Tcp>,
+    /// Whether proxies in front say whose connection it is, in the PROXY protocol (version 1 or 2) before anything else. Only
+    /// `trusted` peers are believed, and only they may say so.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
     /// How many requests of a `batch` listener go upstream at once, and how many wait; every default when absent.
     #[serde(default)]
     pub fuse: Option<Fuse>,
@@ -49,6 +57,8 @@ impl Listener {
             address,
             name: None,
             role: Role::default(),
+            tcp: None,
+            proxy_protocol: ProxyProtocol::default(),
             fuse: None,
             trusted: Vec::new(),
             connections_max: connections_max_default(),
@@ -73,6 +83,65 @@ pub enum Role {
     Interactive,
     /// Batch jobs: never above SHEDDABLE_PLUS, and through a fuse.
     Batch,
+}
+
+/// Where a listener's connections go that are passed on as they are. Exactly one of `service` and `sni` is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tcp {
+    /// The service that gets every connection.
+    pub service: Option<String>,
+    /// The service by the server name in the client's TLS hello: `shop.example`, or `*.shop.example` for every name below it.
+    /// TLS is not ended here; what is no TLS is closed.
+    pub sni: BTreeMap<String, String>,
+    /// The service for TLS that names no server, or one that `sni` does not. Absent: such connections are refused.
+    pub default: Option<String>,
+}
+
+impl Tcp {
+    /// The service that gets a connection whose client asks for `name`, which is in lower case. Exact names come first, then
+    /// the longest pattern.
+    #[must_use]
+    pub fn find(&self, name: Option<&str>) -> Option<&str> {
+        let service = self.service.as_ref().or_else(|| self.by_name(name?)).or(self.default.as_ref());
+        service.map(String::as_str)
+    }
+
+    fn by_name(&self, name: &str) -> Option<&String> {
+        let above = |name: &str| name.split_once('.').map(|(_, above)| above.to_owned());
+        let patterns = std::iter::successors(above(name), |name| above(name));
+        let mut patterns = patterns.map(|above| format!("*.{above}"));
+        self.sni.get(name).or_else(|| patterns.find_map(|pattern| self.sni.get(&pattern)))
+    }
+
+    /// Every service that it names.
+    pub fn services(&self) -> impl Iterator<Item = &String> {
+        self.service.iter().chain(self.sni.values()).chain(&self.default)
+    }
+}
+
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// Never: such a header is taken for what the client sends.
+    #[default]
+    Off,
+    /// Those of trusted peers may. Their first bytes are waited for as long as for a request's head, so this is not for
+    /// protocols in which the server speaks first.
+    Optional,
+    /// All must, and only trusted peers may connect.
+    Required,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// What stands between batch jobs and the services: few connections, and a line before them.
@@ -225,6 +294,23 @@ impl JsonSchema for IpNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_most_specific_name_wins() {
+        let sni = [("a.example", "a"), ("*.example", "any"), ("*.b.example", "below b")];
+        let sni = sni.map(|(name, service)| (name.to_owned(), service.to_owned())).into();
+        let mut tcp = Tcp { sni, ..Tcp::default() };
+        let cases =
+            [("a.example", "a"), ("c.example", "any"), ("x.y.b.example", "below b"), ("b.example", "any")];
+        for (name, service) in cases {
+            assert_eq!(tcp.find(Some(name)), Some(service), "{name}");
+        }
+        assert_eq!((tcp.find(Some("example")), tcp.find(None)), (None, None));
+        tcp.default = Some("rest".to_owned());
+        assert_eq!((tcp.find(Some("example")), tcp.find(None)), (Some("rest"), Some("rest")));
+        let all = Tcp { service: Some("db".to_owned()), ..Tcp::default() };
+        assert_eq!((all.find(Some("a.example")), all.find(None)), (Some("db"), Some("db")));
+    }
 
     #[test]
     fn networks_contain_what_they_say() {

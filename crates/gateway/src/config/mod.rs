@@ -9,7 +9,9 @@ mod quota;
 mod route;
 mod service;
 
-pub use listener::{ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, Role};
+pub use listener::{
+    ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, ProxyProtocol, ProxyVersion, Role, Tcp,
+};
 pub use mode::{Measure, Mode, ModeKeys};
 pub use problem::{PathElement, Problem, Severity};
 pub use process::{AccessLog, AccessLogTarget, Drain, ProcessLimits};
@@ -51,6 +53,14 @@ pub struct Config {
     pub drain: Drain,
     /// Worker threads; 0 means one for each core that the process may use.
     pub workers: u32,
+}
+
+impl Config {
+    /// Whether any listener reads requests.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.tcp.is_none())
+    }
 }
 
 /// The share of endpoints below which availability is thought to be misjudged, by default.

@@ -34,6 +34,9 @@ pub struct Route {
     pub response_headers: HeaderChanges,
     /// Time for the whole request, retries included. Absent: the service's.
     pub timeout: Option<Span>,
+    /// Its answers may take as long as `timeout` because they wait for news: no attempt is cut before that, and how long one takes
+    /// says nothing about the endpoint.
+    pub long_poll: bool,
     /// Retries. Absent: the service's.
     pub retry: Option<policy::attempts::RetryPolicyParams>,
     /// A second attempt beside a late first one. Absent: never.

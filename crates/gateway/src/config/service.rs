@@ -19,7 +19,7 @@ use policy::throttle::ThrottleParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::Mode;
+use super::{Mode, ProxyVersion};
 
 /// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns` and `file` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +61,10 @@ pub struct Service {
     pub modes: BTreeMap<String, Mode>,
     /// Bounded resources for this dependency.
     pub bulkhead: BulkheadParams,
+    /// Upgraded connections (WebSocket) open at once. Each takes a place here instead of one in the bulkhead.
+    pub tunnels_max: u32,
+    /// Tells endpoints of a TCP listener's connections whose they are, in the PROXY protocol.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How long to wait for endpoints.
     pub timeouts: UpstreamTimeouts,
     /// What is tried again.
@@ -94,6 +98,8 @@ impl Default for Service {
             retry_advice: RetryAdviceParams::default(),
             modes: BTreeMap::new(),
             bulkhead: BulkheadParams::default(),
+            tunnels_max: 10_000,
+            proxy_protocol: None,
             timeouts: UpstreamTimeouts::default(),
             retry: RetryPolicyParams::default(),
             retry_budget: RetryBudgetParams::default(),
@@ -297,11 +303,12 @@ pub struct UpstreamTimeouts {
     pub attempt: Span,
     /// For the head of an answer, over all attempts: the deadline that a request gets when the client sets none.
     pub request: Span,
-    /// Between two pieces of an answer's body.
+    /// Between two pieces of an answer's body, unless it is a stream of events.
     pub body: Span,
     /// For an unused connection in the pool.
     pub idle: Span,
-    /// Without a byte in either direction of an upgraded connection (WebSocket).
+    /// Without a byte in either direction of an upgraded connection (WebSocket), of a TCP listener's connection, or in a stream
+    /// of events (`text/event-stream`).
     pub tunnel: Span,
     /// Taken off the time left that an endpoint is told, for the way back.
     pub deadline_margin: Span,

@@ -137,10 +137,13 @@ pub(crate) struct Flight {
     view: Rc<Seen>,
     service: usize,
     index: u32,
-    permit: Permit,
+    /// The breaker's, until it has been told.
+    permit: Option<Permit>,
     started: Instant,
     verdict: Verdict,
     latency: Option<Duration>,
+    /// How long it takes says nothing about the endpoint.
+    patient: bool,
 }
 
 impl Flight {
@@ -156,16 +159,32 @@ impl Flight {
         let Plan::Forward { service, .. } = &request.plan else {
             unreachable!("only forwarded requests are attempted")
         };
+        let mut flight = Self::start(worker, &request.local, view, *service, index, permit, now);
+        flight.patient = request.route().params.long_poll;
+        flight
+    }
+
+    /// As [`Flight::begin`], for a connection that is passed on as it is.
+    pub(crate) fn start(
+        worker: &Rc<Worker>,
+        local: &Rc<Local>,
+        view: &Rc<Seen>,
+        service: usize,
+        index: u32,
+        permit: Permit,
+        now: Instant,
+    ) -> Self {
         Self {
             worker: Rc::clone(worker),
-            local: Rc::clone(&request.local),
+            local: Rc::clone(local),
             view: Rc::clone(view),
-            service: *service,
+            service,
             index,
-            permit,
+            permit: Some(permit),
             started: now,
             verdict: Verdict::Unknown,
             latency: None,
+            patient: false,
         }
     }
 
@@ -191,7 +210,7 @@ impl Flight {
         self.latency.unwrap_or_default()
     }
 
-    fn conclude(&mut self, now: Instant, verdict: Verdict) {
+    pub(crate) fn conclude(&mut self, now: Instant, verdict: Verdict) {
         self.verdict = verdict;
         self.latency = Some(now.since(self.started));
     }
@@ -202,17 +221,38 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let now = self.worker.now();
+impl Flight {
+    /// Tells the endpoint and its breaker now what it has come to: what goes on from here counts as active and as nothing else.
+    /// A connection that lives for hours would otherwise keep a half-open breaker waiting for as long.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        // A place of its own for what is told, so that the flight keeps its.
+        self.target().endpoint.on_start(now);
+        self.tell(now);
+        self.verdict = Verdict::Unknown;
+    }
+
+    fn tell(&mut self, now: Instant) {
         let latency = self.latency.unwrap_or_else(|| now.since(self.started));
-        let target = self.target();
-        target.endpoint.on_end(now, Ended { latency, verdict: self.verdict });
-        let rng = &mut self.worker.rng.borrow_mut();
-        target.breaker.on_end(self.permit, now, CallEnd::from(self.verdict), latency, rng);
+        let target = &self.view.targets[self.index as usize];
+        // Told as taking as long as others take: to leave it out would leave only failures.
+        let told = match self.patient {
+            true => target.endpoint.latency(now).unwrap_or_default(),
+            false => latency,
+        };
+        target.endpoint.on_end(now, Ended { latency: told, verdict: self.verdict });
+        if let Some(permit) = self.permit.take() {
+            let rng = &mut self.worker.rng.borrow_mut();
+            target.breaker.on_end(permit, now, CallEnd::from(self.verdict), told, rng);
+        }
         if target.streak.on_end(self.verdict) {
             self.service().notify(Notice::Failing { target: target.id });
         }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.tell(self.worker.now());
     }
 }
 
@@ -230,6 +270,8 @@ pub(crate) struct Answer {
     pub(crate) dont_retry: bool,
     /// From here on both sides speak another protocol.
     pub(crate) upgraded: bool,
+    /// It is a stream of events, which may be silent for long.
+    pub(crate) events: bool,
 }
 
 /// What every attempt of a request shares.
@@ -273,12 +315,13 @@ struct Incoming {
     persists: bool,
     dont_retry: bool,
     upgraded: bool,
+    events: bool,
 }
 
 impl Incoming {
     fn with(self, flight: Flight) -> Answer {
-        let Self { stream, status, download, after, persists, dont_retry, upgraded } = self;
-        Answer { flight, stream, status, download, after, persists, dont_retry, upgraded }
+        let Self { stream, status, download, after, persists, dont_retry, upgraded, events } = self;
+        Answer { flight, stream, status, download, after, persists, dont_retry, upgraded, events }
     }
 }
 
@@ -290,7 +333,10 @@ async fn send_and_wait(
     now: Instant,
 ) -> Result<Incoming, AttemptError> {
     let (worker, conn, view) = (way.worker, way.conn, way.view);
-    let attempt_timeout = way.retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
+    let attempt_timeout = match way.request.route().params.long_poll {
+        true => Duration::MAX,
+        false => way.retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get(),
+    };
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
@@ -337,8 +383,8 @@ async fn send_and_wait(
     exchange.set_alarm();
     let answered = poll_fn(|cx| exchange.poll(cx, flight)).await;
     conn.alarm.off();
-    let (status, download, after, persists, dont_retry, upgraded) = answered?;
-    Ok(Incoming { stream: exchange.stream, status, download, after, persists, dont_retry, upgraded })
+    let (status, download, after, persists, dont_retry, upgraded, events) = answered?;
+    Ok(Incoming { stream: exchange.stream, status, download, after, persists, dont_retry, upgraded, events })
 }
 
 /// Opens a connection. Nothing of the request has been sent yet, so a failure is always safe to try elsewhere.
@@ -392,7 +438,7 @@ async fn connect(
     result
 }
 
-type Answered = (u16, Download, After, bool, bool, bool);
+type Answered = (u16, Download, After, bool, bool, bool, bool);
 
 /// Both directions of an attempt until the head of the answer is there.
 struct Exchange<'a, 'w> {
@@ -601,7 +647,7 @@ impl Exchange<'_, '_> {
     ) -> Result<Answered, AttemptError> {
         let Attempts { worker, conn, request, view, .. } = *self.way;
         let upgraded = head.status == 101;
-        if upgraded && !request.upgrade {
+        if upgraded && !switches_as_asked(request.upgrade.as_deref(), head.upgrade) {
             return Err(AttemptError::Malformed(Malformed::Status));
         }
         let now = worker.tell_time();
@@ -705,8 +751,26 @@ impl Exchange<'_, '_> {
             DownloadError::ClientGone | DownloadError::Truncated => AttemptError::Reset,
         })?;
         let persists = head.persists() && !self.write_failed;
-        Ok((head.status, download, after, persists, signals.dont_retry, upgraded))
+        Ok((head.status, download, after, persists, signals.dont_retry, upgraded, signals.events))
     }
+}
+
+/// Whether a `content-type` is that of server-sent events.
+fn is_event_stream(value: &[u8]) -> bool {
+    let kind = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// Whether a 101 names protocols that were asked for, and only those (RFC 9110, 7.8).
+fn switches_as_asked(asked: Option<&[u8]>, answered: Option<&[u8]>) -> bool {
+    let (Some(asked), Some(answered)) = (asked, answered) else { return false };
+    let offered = |one: &[u8]| protocols(asked).any(|other| other.eq_ignore_ascii_case(one));
+    protocols(answered).all(offered)
+}
+
+/// The protocols that an `Upgrade` field lists.
+fn protocols(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Fields that speak about one hop, are written anew, or are meant for the gateway.
@@ -747,6 +811,8 @@ struct Signals<'b> {
     /// Seawall itself refused further down: the endpoint in front of it is not to blame.
     refused_beyond: bool,
     load: Option<&'b [u8]>,
+    /// The body is a stream of events.
+    events: bool,
 }
 
 impl<'b> Signals<'b> {
@@ -758,6 +824,9 @@ impl<'b> Signals<'b> {
                 FieldId::SeawallRetry => signals.dont_retry = field.value.eq_ignore_ascii_case(b"never"),
                 FieldId::SeawallReason => signals.refused_beyond = true,
                 FieldId::EndpointLoadMetrics => signals.load = Some(field.value),
+                FieldId::Other if field.name.eq_ignore_ascii_case(b"content-type") => {
+                    signals.events = is_event_stream(field.value);
+                }
                 _ => {}
             }
         }

@@ -37,7 +37,8 @@ pub(crate) struct Request {
     pub(crate) body: Body,
     pub(crate) body_max: u64,
     pub(crate) expects_continue: bool,
-    pub(crate) upgrade: bool,
+    /// The protocols that the client offers to switch to.
+    pub(crate) upgrade: Option<Box<[u8]>>,
     /// When the caller gives up; what Seawall grants itself comes on top, see `timeout`.
     pub(crate) caller_deadline: Deadline,
     /// Endpoints are told what is left as gRPC writes it, too, because the caller spoke so.
@@ -275,7 +276,7 @@ pub(crate) fn classify(
         body,
         body_max,
         expects_continue: head.expect_continue,
-        upgrade: head.upgrade.is_some(),
+        upgrade: upgrade(head).map(Box::from),
         grpc: facts.grpc,
         caller_deadline: facts.deadline.map_or(Deadline::NONE, |left| Deadline::within(started, left)),
         timeout,
@@ -359,13 +360,25 @@ fn hash_key(by: &HashKey, head: &RequestHead<'_, '_>, path: &str, client: std::n
             .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
             .map(|field| policy::hash(field.value)),
         HashKey::Cookie(name) => cookie(head.fields, name).map(policy::hash),
-        HashKey::ClientAddress => Some(match client {
-            std::net::IpAddr::V4(ip) => policy::hash(&ip.octets()),
-            // A client of IPv6 owns a /64 at the least.
-            std::net::IpAddr::V6(ip) => policy::hash(&ip.octets()[..8]),
-        }),
+        HashKey::ClientAddress => Some(address_key(client)),
         HashKey::Path => Some(policy::hash(path.as_bytes())),
     }
+}
+
+/// What a client is placed by that is known by its address alone.
+pub(crate) fn address_key(client: std::net::IpAddr) -> u64 {
+    match client {
+        std::net::IpAddr::V4(ip) => policy::hash(&ip.octets()),
+        // A client of IPv6 owns a /64 at the least.
+        std::net::IpAddr::V6(ip) => policy::hash(&ip.octets()[..8]),
+    }
+}
+
+/// The protocols that a request offers to switch to, unless HTTP/2 is among them: requests in a tunnel of that would come past
+/// routes and limits (h2c smuggling). An offer may be ignored (RFC 9110, 7.8).
+fn upgrade<'b>(head: &RequestHead<'b, '_>) -> Option<&'b [u8]> {
+    let http2 = |one: &[u8]| one.trim_ascii().get(..2).is_some_and(|name| name.eq_ignore_ascii_case(b"h2"));
+    head.upgrade.filter(|list| !list.split(|byte| *byte == b',').any(http2))
 }
 
 /// The value of the cookie called `name`.
@@ -430,7 +443,7 @@ fn write_head(
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::UntilClose => {}
     }
-    if let Some(protocol) = head.upgrade {
+    if let Some(protocol) = upgrade(head) {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
         out.extend_from_slice(protocol);
         out.extend_from_slice(b"\r\n");

@@ -58,6 +58,12 @@ impl Conn {
         }
     }
 
+    /// A believed proxy has said whose connection it is.
+    pub(crate) fn set_peer(&mut self, peer: IpAddr) {
+        self.peer = peer;
+        self.trusted = self.listener.params.trusted.iter().any(|network| network.contains(peer));
+    }
+
     /// Whether the connection has had as many requests as it may.
     pub(crate) fn last_request(&self) -> bool {
         let max = self.listener.params.limits.requests_per_connection;

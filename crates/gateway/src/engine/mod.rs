@@ -7,6 +7,7 @@ pub(crate) mod conn;
 pub(crate) mod download;
 pub(crate) mod pool;
 pub(crate) mod probe;
+pub(crate) mod relay;
 pub(crate) mod slots;
 pub(crate) mod tunnel;
 pub(crate) mod upload;

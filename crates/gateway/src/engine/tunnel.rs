@@ -1,112 +1,63 @@
-//! Two connections that speak a protocol of their own, passed through byte by byte.
+//! A client's connection and an endpoint's that have switched to a protocol of their own.
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
 use super::attempt::Flight;
-use super::buffers::Buffer;
-use super::conn::{Conn, poll_flush, poll_read};
+use super::conn::Conn;
 use super::download::Download;
-use super::worker::Worker;
+use super::relay::{End, Relay, part};
+use super::worker::{Phase, Worker};
 
-/// One direction: bytes read from one side that the other has not taken yet.
-struct Pipe {
-    pending: Buffer,
-    sent: usize,
-    /// The reading side has closed; the writing side has been told.
-    closed: bool,
-    moved: u64,
-}
-
-impl Pipe {
-    fn new(pending: Buffer) -> Self {
-        Self { pending, sent: 0, closed: false, moved: 0 }
-    }
-
-    /// Moves bytes until one side must be waited for; ready when this direction has ended.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-        progress: &mut bool,
-    ) -> Poll<Result<(), ()>> {
-        loop {
-            if !self.pending.is_empty() {
-                let before = self.sent;
-                let flushed = poll_flush(to, cx, &mut self.pending, &mut self.sent);
-                *progress |= self.sent != before || flushed.is_ready();
-                ready!(flushed).map_err(|_| ())?;
-            }
-            if self.closed {
-                return Poll::Ready(Ok(()));
-            }
-            let mut scratch = worker.scratch.borrow_mut();
-            match ready!(poll_read(from, cx, &mut scratch)).map_err(|_| ())? {
-                0 => {
-                    self.closed = true;
-                    // Half-closed: the other direction may go on.
-                    let _ = socket2::SockRef::from(&*to).shutdown(std::net::Shutdown::Write);
-                }
-                count => {
-                    *progress = true;
-                    self.moved += count as u64;
-                    self.pending.extend(&scratch[..count]);
-                }
-            }
-        }
-    }
-}
-
-/// Delivers the head that switched protocols, then passes bytes both ways until both sides have closed, one fails, or
-/// nothing moves for `idle`. Answers how many bytes went up and down.
+/// Delivers the head that switched protocols, then passes bytes both ways until both sides have closed, one fails, nothing
+/// moves for `idle`, or the process ends. Answers how many bytes went up and down.
+///
+/// The endpoint and its breaker have heard of the switch by now; the `flight` counts as active until the end.
 pub(crate) async fn run(
     worker: &Rc<Worker>,
     conn: &Conn,
     mut upstream: TcpStream,
     mut head: Download,
-    _flight: Flight,
+    mut flight: Flight,
     idle: Duration,
 ) -> (u64, u64) {
-    let up_pending = conn.carry.borrow_mut().take().unwrap_or_else(|| worker.buffers.take());
-    let (mut up, mut down) = (Pipe::new(up_pending), Pipe::new(worker.buffers.take()));
+    flight.settle(worker.now());
+    let mut relay = Relay::new(conn.carry.borrow_mut().take());
     let mut head_delivered = false;
     worker.wheel.set(&conn.alarm, worker.tell_time().after(idle));
-    poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         conn.alarm.wake_me(cx.waker());
-        let mut progress = false;
         if !head_delivered {
             match head.poll(cx, worker, conn, &mut upstream) {
                 Poll::Ready(Ok(())) => head_delivered = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Err(_)) => return Poll::Ready(End::ClientGone),
                 Poll::Pending => {}
             }
         }
-        let mut client = conn.stream.borrow_mut();
-        let upward = up.poll(cx, worker, &mut client, &mut upstream, &mut progress);
-        let downward = if head_delivered {
-            down.poll(cx, worker, &mut upstream, &mut client, &mut progress)
-        } else {
-            Poll::Pending
+        let client = &mut conn.stream.borrow_mut();
+        let moved = match head_delivered {
+            true => relay.poll(cx, worker, client, &mut upstream),
+            false => relay.poll_up(cx, worker, client, &mut upstream),
         };
-        match (upward, downward) {
-            (Poll::Ready(Err(())), _) | (_, Poll::Ready(Err(()))) => return Poll::Ready(()),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(()),
-            _ => {}
+        if let Poll::Ready(end) = moved {
+            return Poll::Ready(end);
         }
-        if progress {
+        if worker.shared.phase() == Phase::Ending {
+            return Poll::Ready(End::Cut);
+        }
+        if std::mem::take(&mut relay.progress) {
             worker.wheel.set(&conn.alarm, worker.tell_time().after(idle));
         } else if conn.alarm.rung() {
-            return Poll::Ready(());
+            return Poll::Ready(End::Idle);
         }
         Poll::Pending
     })
     .await;
     conn.alarm.off();
-    (up.moved, down.moved)
+    part(end, &conn.stream.borrow(), &upstream);
+    (relay.up.moved, relay.down.moved)
 }

@@ -24,11 +24,13 @@ use super::slots::Slots;
 use super::wheel::{Alarm, Wheel};
 use crate::access_log::AccessLog;
 use crate::answer::{After, Date, Reason, refuse};
+use crate::config::ProxyProtocol;
 use crate::listen::{Listener, ListenerState};
 use crate::metrics::WorkerMetrics;
 use crate::road::{self, Next};
 use crate::service::Clock;
 use crate::snapshot::{Local, Snapshot};
+use crate::tcp;
 
 /// Bytes that one read brings at most.
 const SCRATCH: usize = 64 * 1024;
@@ -37,6 +39,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long nothing is accepted after file descriptors ran out and nothing could be done about it.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Turns of the runtime that connections get to end by themselves before it does; in each many are looked at.
+const TURNS: usize = 1000;
 /// How often it is measured how late timers ring.
 const LAG_INTERVAL: Duration = Duration::from_millis(50);
 /// How often idle upstream connections are looked through.
@@ -49,6 +53,8 @@ pub(crate) enum Phase {
     Serving,
     LameDuck,
     Finishing,
+    /// What has no end of its own is cut.
+    Ending,
 }
 
 impl Phase {
@@ -56,7 +62,7 @@ impl Phase {
         match self {
             Self::Serving => "serving",
             Self::LameDuck => "lame_duck",
-            Self::Finishing => "finishing",
+            Self::Finishing | Self::Ending => "finishing",
         }
     }
 }
@@ -105,7 +111,8 @@ impl Shared {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Serving,
             1 => Phase::LameDuck,
-            _ => Phase::Finishing,
+            2 => Phase::Finishing,
+            _ => Phase::Ending,
         }
     }
 
@@ -212,6 +219,15 @@ impl Worker {
         self.shared.phase() != Phase::Serving
     }
 
+    /// An alarm for a new connection, which is also woken when the process leaves.
+    pub(crate) fn enlist(self: &Rc<Self>) -> Enlisted {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        let alarm = Alarm::new();
+        self.alarms.borrow_mut().insert(id, Rc::clone(&alarm));
+        Enlisted { worker: Rc::clone(self), id, alarm }
+    }
+
     /// Makes room when an error says that file descriptors have run out; answers whether it does.
     pub(crate) fn on_io_error(&self, error: &io::Error) -> bool {
         let out = is_out_of_descriptors(error);
@@ -226,6 +242,19 @@ impl Worker {
         self.shared.shortages.fetch_add(1, Ordering::Relaxed);
         let fuses: usize = self.local().snapshot.fuses.iter().map(|(_, fuse)| fuse.clear()).sum();
         self.pool.clear() + fuses > 0
+    }
+}
+
+/// A connection that is woken when the process leaves, for as long as this lives.
+pub(crate) struct Enlisted {
+    worker: Rc<Worker>,
+    id: u64,
+    pub(crate) alarm: Rc<Alarm>,
+}
+
+impl Drop for Enlisted {
+    fn drop(&mut self) {
+        self.worker.alarms.borrow_mut().remove(&self.id);
     }
 }
 
@@ -297,7 +326,16 @@ pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
                         alarm.wake();
                     }
                 }
-                Command::Stop => break,
+                Command::Stop => {
+                    // What was just told to end gets a few turns to do so.
+                    for _ in 0..TURNS {
+                        if worker.alarms.borrow().is_empty() {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                    break;
+                }
             }
         }
     });
@@ -313,16 +351,22 @@ async fn accept<F: Future<Output = Next> + 'static>(
     stop: CancellationToken,
     request: impl Fn(Rc<Worker>, Rc<Conn>) -> F + Copy + 'static,
 ) {
+    let removed = Rc::new(Cell::new(false));
     let welcome = |stream: TcpStream, peer: SocketAddr| {
         let state = Arc::clone(&listener.state.read());
         match state.on_open() {
             Ok(()) => {
-                let (worker, slots) = (Rc::clone(&worker), Rc::clone(&slots));
-                tokio::task::spawn_local(connection(worker, slots, stream, peer, state, request));
+                let worker = Rc::clone(&worker);
+                if state.params.tcp.is_some() {
+                    tokio::task::spawn_local(tcp::session(worker, stream, peer, state, Rc::clone(&removed)));
+                } else {
+                    let slots = Rc::clone(&slots);
+                    tokio::task::spawn_local(connection(worker, slots, stream, peer, state, request));
+                }
             }
             Err(reason) => {
                 state.on_close();
-                turn_away(&worker, &stream, reason);
+                turn_away(&worker, &state, &stream, reason);
             }
         }
     };
@@ -342,16 +386,26 @@ async fn accept<F: Future<Output = Next> + 'static>(
         }
     }
     // The runtime may not have heard of the last ones yet: closing the socket would reset them.
-    let Ok(socket) = socket.into_std() else { return };
-    while let Ok((stream, peer)) = socket.accept() {
-        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-            welcome(stream, peer);
+    if let Ok(socket) = socket.into_std() {
+        while let Ok((stream, peer)) = socket.accept() {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                welcome(stream, peer);
+            }
         }
     }
+    // The listener's address may be given to another one before those who came in are gone.
+    drop(listener);
+    // What is passed on as it is has no end of its own: after a while it is cut.
+    tokio::time::sleep(worker.shared.snapshot().drain_finish).await;
+    removed.set(true);
+    worker.alarms.borrow().values().for_each(|alarm| alarm.wake());
 }
 
-/// Answers 503 in one write and closes: nobody waits for who may not come in.
-fn turn_away(worker: &Worker, stream: &TcpStream, reason: Reason) {
+/// Answers 503 in one write and closes: nobody waits for who may not come in. What speaks something else is only closed.
+fn turn_away(worker: &Worker, listener: &ListenerState, stream: &TcpStream, reason: Reason) {
+    if listener.params.tcp.is_some() {
+        return;
+    }
     let mut bytes = Vec::new();
     refuse(&mut bytes, &reason.into(), false, After::Close, true, &worker.date);
     let _ = stream.try_write(&bytes);
@@ -370,8 +424,9 @@ async fn shed_one(worker: &Worker, listener: &Listener, socket: &TcpListener) {
     let accepted = std::future::poll_fn(|cx| std::task::Poll::Ready(socket.poll_accept(cx))).await;
     let progress = match accepted {
         std::task::Poll::Ready(Ok((stream, _))) => {
-            listener.state.read().figures.shed_descriptors.fetch_add(1, Ordering::Relaxed);
-            turn_away(worker, &stream, Reason::OutOfDescriptors);
+            let state = Arc::clone(&listener.state.read());
+            state.figures.shed_descriptors.fetch_add(1, Ordering::Relaxed);
+            turn_away(worker, &state, &stream, Reason::OutOfDescriptors);
             true
         }
         std::task::Poll::Ready(Err(_)) => false,
@@ -396,12 +451,15 @@ async fn connection<F: Future<Output = Next>>(
     // Without it small answers wait for acknowledgements; a failure costs latency, nothing else.
     let _ = stream.set_nodelay(true);
     worker.tell_time();
-    let id = worker.next_connection.get();
-    worker.next_connection.set(id + 1);
-    let alarm = Alarm::new();
-    worker.alarms.borrow_mut().insert(id, Rc::clone(&alarm));
-    let conn = Rc::new(Conn::new(stream, peer.ip(), listener, alarm));
-    if worker.shared.phase() == Phase::Finishing {
+    let enlisted = worker.enlist();
+    let mut conn = Conn::new(stream, peer.ip(), listener, Rc::clone(&enlisted.alarm));
+    if conn.listener.params.proxy_protocol != ProxyProtocol::Off
+        && tcp::receive_header(&worker, &mut conn, peer).await.is_err()
+    {
+        return;
+    }
+    let conn = Rc::new(conn);
+    if worker.shared.phase() >= Phase::Finishing {
         // Accepted at the last moment: the runtime has to look at it before it can tell whether a request has come along.
         tokio::task::yield_now().await;
     }
@@ -418,7 +476,6 @@ async fn connection<F: Future<Output = Next>>(
             }
         }
     }
-    worker.alarms.borrow_mut().remove(&id);
 }
 
 /// Waits for the next request; answers false when the connection is to be closed instead.
@@ -431,7 +488,7 @@ async fn idle(worker: &Worker, conn: &Conn) -> bool {
         if conn.stream.borrow().poll_read_ready(cx).is_ready() {
             return std::task::Poll::Ready(true);
         }
-        if conn.alarm.rung() || worker.shared.phase() == Phase::Finishing {
+        if conn.alarm.rung() || worker.shared.phase() >= Phase::Finishing {
             return std::task::Poll::Ready(false);
         }
         std::task::Poll::Pending

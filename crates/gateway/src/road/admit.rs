@@ -8,6 +8,7 @@ use std::time::Duration;
 use model::{Criticality, Deadline, Instant, Span, Verdict};
 use policy::admission::{End, Shed, Ticket, Who};
 use policy::breaker::{CallEnd, Permit};
+use policy::bulkhead::Admission as Place;
 use policy::callers::Advice;
 
 use crate::answer::{Again, Reason, Refusal};
@@ -31,6 +32,8 @@ pub(super) struct Admitted<'a> {
     permit: Cell<Option<Permit>>,
     ticket: Cell<Option<Ticket>>,
     in_bulkhead: Cell<bool>,
+    /// Whether it has a place among the service's tunnels, because it asks for one.
+    in_tunnel: Cell<bool>,
     /// When it was let through, as the throttle counts; `None` before that.
     sent: Cell<Option<Instant>>,
     /// The client's body was there when it was sent, so that the time until the answer is the service's.
@@ -56,6 +59,7 @@ impl<'a> Admitted<'a> {
             permit: Cell::new(Some(permit)),
             ticket: Cell::new(None),
             in_bulkhead: Cell::new(false),
+            in_tunnel: Cell::new(false),
             sent: Cell::new(None),
             whole: Cell::new(false),
         }
@@ -122,6 +126,24 @@ impl<'a> Admitted<'a> {
         self.leave(now, if overloaded { End::Dropped } else { End::Ignored });
     }
 
+    /// The endpoint has switched protocols: from here on it takes a tunnel's place, and no request's.
+    pub(super) fn switch(&self) {
+        self.leave_bulkhead();
+    }
+
+    /// The endpoint has answered without a switch.
+    pub(super) fn stay(&self) {
+        if self.in_tunnel.take() {
+            let _ = self.view.tunnels.leave(self.worker.id);
+        }
+    }
+
+    fn leave_bulkhead(&self) {
+        if self.in_bulkhead.take() {
+            self.view.bulkhead.release(self.worker.id);
+        }
+    }
+
     fn throttle(&self, now: Instant, accepted: bool) {
         let Some(sent) = self.sent.take() else { return };
         if accepted {
@@ -150,9 +172,8 @@ impl Drop for Admitted<'_> {
         let now = self.worker.now();
         self.judge(now, CallEnd::Ignored, Duration::ZERO);
         self.give_up(now);
-        if self.in_bulkhead.get() {
-            self.view.bulkhead.release(self.worker.id);
-        }
+        self.leave_bulkhead();
+        self.stay();
     }
 }
 
@@ -214,6 +235,13 @@ pub(super) async fn admit<'a>(
             Err(Shed::Deadline) => return Err(Some(Reason::DeadlineExceeded.into())),
             Err(shed) => return Err(Some(overloaded(worker, view, Reason::Overloaded, shed.name()))),
         }
+    }
+    if request.upgrade.is_some() {
+        // Asked for before the endpoint is: to refuse after it has switched would be a lie to it.
+        if view.tunnels.try_enter(worker.id) != Place::Enter {
+            return Err(Some(Refusal { detail: "tunnels", ..Reason::BulkheadFull.into() }));
+        }
+        admitted.in_tunnel.set(true);
     }
     let entered = view.bulkhead.enter(worker.id, || until(view.params.bulkhead.wait_max), gone).await;
     entered.map_err(|why| no_place(worker, request, why, || Reason::BulkheadFull.into()))?;

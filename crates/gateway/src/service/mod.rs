@@ -82,6 +82,8 @@ pub struct View {
     pub degradation: Option<Arc<Degradation>>,
     /// Bounds what is under way.
     pub bulkhead: Arc<Places>,
+    /// Bounds upgraded connections.
+    pub tunnels: Arc<policy::bulkhead::Bulkhead>,
     /// Finds the endpoint that a client's cookie names, if the service is sticky.
     pub sticky: Option<policy::sticky::Sticky>,
 }

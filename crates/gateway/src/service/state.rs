@@ -9,7 +9,7 @@ use std::time::Duration;
 use model::{Criticality, Instant, Timestamp};
 use policy::breaker::{Breaker, Force};
 use policy::budget::RetryBudget;
-use policy::bulkhead::Bulkhead;
+use policy::bulkhead::{Bulkhead, BulkheadParams};
 use policy::callers::Callers;
 use policy::ejection::{Action, Decision, Ejector, Headcount};
 use policy::health::Change;
@@ -74,6 +74,7 @@ pub(super) struct State {
     breaker: Arc<Breaker>,
     retry_budget: Arc<RetryBudget>,
     bulkhead: Arc<Places>,
+    tunnels: Arc<Bulkhead>,
     entrance: Arc<Entrance>,
     /// When the search for the limit began.
     limit_sought: Instant,
@@ -110,6 +111,7 @@ impl State {
             breaker: Arc::new(Breaker::new(&params.breaker, workers, now)),
             retry_budget: Arc::new(RetryBudget::new(&params.retry_budget, workers, now)),
             bulkhead: Arc::new(Places::new(Bulkhead::new(&params.bulkhead, workers))),
+            tunnels: Arc::new(tunnels(&params, workers)),
             entrance: Arc::new(Entrance::new(&params.admission, workers, clock)),
             limit_sought: now,
             throttle: Arc::new(Throttle::new(&params.throttle, workers, now)),
@@ -204,6 +206,7 @@ impl State {
             breaker: Arc::clone(&self.breaker),
             retry_budget: Arc::clone(&self.retry_budget),
             bulkhead: Arc::clone(&self.bulkhead),
+            tunnels: Arc::clone(&self.tunnels),
             entrance: Arc::clone(&self.entrance),
             throttle: Arc::clone(&self.throttle),
             callers: Arc::clone(&self.callers),
@@ -437,6 +440,8 @@ impl State {
                 active_max: self.params.bulkhead.active_max,
                 waiting_max: self.params.bulkhead.waiting_max,
             },
+            tunnels: self.tunnels.active(),
+            tunnels_max: self.params.tunnels_max,
             admission: AdmissionStatus {
                 enabled: self.params.admission.enabled,
                 limit: self.entrance.limit(),
@@ -556,6 +561,13 @@ impl State {
             |member: &Member| member.health.as_ref().filter(|_| !member.asking).map(|h| h.poll_timeout());
         self.members.iter().filter_map(due).min().unwrap_or(Instant::NEVER)
     }
+}
+
+/// Places for upgraded connections. Nobody waits for one: they live too long.
+fn tunnels(params: &config::Service, workers: usize) -> Bulkhead {
+    let places =
+        BulkheadParams { active_max: params.tunnels_max, waiting_max: 0, ..BulkheadParams::default() };
+    Bulkhead::new(&places, workers)
 }
 
 /// The share of `set` that this process uses, in the set's order. `host` stands for this process's number if it has none.

@@ -32,6 +32,10 @@ pub struct ServiceStatus {
     pub retry_budget_max: f64,
     /// Requests under way and waiting.
     pub bulkhead: BulkheadStatus,
+    /// Upgraded connections open.
+    pub tunnels: u32,
+    /// Upgraded connections that may be open.
+    pub tunnels_max: u32,
     /// How many requests it can work on, as far as is known, and who was not let in.
     pub admission: AdmissionStatus,
     /// Its modes of graceful degradation.

@@ -19,8 +19,11 @@ mod quotas;
 mod rough;
 mod routes;
 mod sim;
+mod streams;
 mod strict;
+mod tcp;
 mod up;
+mod websocket;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -29,7 +29,12 @@ pub(super) fn run(mut args: Args) -> Result<(), String> {
     let rounds = if args.flag("quick") { ROUNDS_QUICK } else { ROUNDS };
     let rounds = args.option("rounds")?.unwrap_or(rounds).max(1);
     let only = args.list("only")?;
-    let names = proxy::chosen(&args.list("peers")?, &proxy::NAMES)?;
+    let (every, beside): (&[&'static str], _) = match args.option::<String>("protocol")?.as_deref() {
+        None | Some("http") => (&proxy::NAMES, "haproxy"),
+        Some("tcp") => (&proxy::TCP_NAMES, "haproxy-tcp"),
+        Some(other) => return Err(format!("{other:?} is not measured; there are http and tcp")),
+    };
+    let names = proxy::chosen(&args.list("peers")?, every)?;
     args.finish()?;
     let shapes: Vec<&Shape> = if only.is_empty() {
         SHAPES.iter().collect()
@@ -52,7 +57,7 @@ pub(super) fn run(mut args: Args) -> Result<(), String> {
     }
     for shape in shapes {
         let samples = measure(shape, &proxies, rounds)?;
-        report(shape, &proxies, &samples);
+        report(shape, &proxies, &samples, beside);
     }
     Ok(())
 }
@@ -90,12 +95,13 @@ fn slice(load: &mut Load, pids: &[u32], shape: &Shape, round: usize) -> Result<S
     })
 }
 
-fn report(shape: &Shape, proxies: &[Proxy], samples: &[Vec<Sample>]) {
+/// Prints one kind of traffic, with ratios to the proxy called `beside`.
+fn report(shape: &Shape, proxies: &[Proxy], samples: &[Vec<Sample>], beside: &str) {
     let costs: Vec<Vec<f64>> =
         samples.iter().map(|samples| samples.iter().map(|sample| sample.cost).collect()).collect();
     let reference =
         |name: &str| proxies.iter().position(|proxy| proxy.name == name).map(|index| &costs[index]);
-    let (haproxy, forwarder) = (reference("haproxy"), reference("forwarder"));
+    let (haproxy, forwarder) = (reference(beside), reference("forwarder"));
     println!("## {}: {}\n", shape.name, shape.about);
     let latency_titles = if shape.is_open() { " p50 µs | p99 µs | late |" } else { "" };
     println!("| proxy | µs/request | × haproxy | × forwarder | requests/s | failed |{latency_titles}");

@@ -28,6 +28,7 @@ cargo xtask bench NAME [OPTIONS]
       --rounds N          so many rounds of one second each per proxy and shape
       --only SHAPE,…      of min64, brw64, brw16k, brw4, rate5k
       --peers NAME,…      of forwarder, haproxy, haproxy-featured, nginx, envoy, seawall, seawall-bare, seawall-all
+      --protocol tcp      the same requests through relays of bytes: forwarder, haproxy-tcp, seawall-tcp
   gateway-idle          memory per idle client connection       [--connections 10000] [--peers …]
   gateway-soak          memory and descriptors over time        [--seconds 600]
   gateway-syscalls      system calls per request at saturation  [--peers …]

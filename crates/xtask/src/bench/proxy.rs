@@ -15,9 +15,12 @@ use super::machine::{PROXY_CPU, load_cpu, version};
 use super::proc;
 use crate::run::{command, read, root, succeeds};
 
-/// Every proxy, in the order of the report.
+/// Every proxy of requests, in the order of the report.
 pub(super) const NAMES: [&str; 8] =
     ["forwarder", "haproxy", "haproxy-featured", "nginx", "envoy", "seawall-bare", "seawall", "seawall-all"];
+
+/// Every proxy of connections that are passed on as they are, in the order of the report.
+pub(super) const TCP_NAMES: [&str; 3] = ["forwarder", "haproxy-tcp", "seawall-tcp"];
 
 /// How long a proxy may take until it accepts.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,11 +50,14 @@ pub(super) fn start_backends() -> Result<Backend, String> {
 
 /// The names that `wanted` asks for: all when it is empty.
 pub(super) fn chosen(wanted: &[String], all: &[&'static str]) -> Result<Vec<&'static str>, String> {
-    if let Some(unknown) = wanted.iter().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(format!("no proxy is called {unknown:?}; there are {}", NAMES.join(", ")));
+    let known = || NAMES.into_iter().chain(TCP_NAMES.into_iter().filter(|name| !NAMES.contains(name)));
+    if let Some(unknown) = wanted.iter().find(|name| !known().any(|known| known == name.as_str())) {
+        return Err(format!(
+            "no proxy is called {unknown:?}; there are {}",
+            known().collect::<Vec<_>>().join(", ")
+        ));
     }
-    Ok(NAMES
-        .into_iter()
+    Ok(known()
         .filter(
             |name| {
                 if wanted.is_empty() { all.contains(name) } else { wanted.iter().any(|word| word == name) }
@@ -105,6 +111,10 @@ fn start(name: &'static str, seawall: &str, backends: &Backend, clients: usize) 
             settings.copy("hosts.map")?;
             settings.copy("paths.map")?;
             peer("haproxy", file, &dir)?
+        }
+        "haproxy-tcp" => {
+            settings.write("haproxy-tcp.cfg", "8021")?;
+            peer("haproxy", "haproxy-tcp.cfg", &dir)?
         }
         "nginx" => {
             settings.write("nginx.conf", "8002")?;
@@ -171,7 +181,8 @@ pub(super) fn launch(
 
 fn start_seawall(name: &'static str, bin: &str, settings: &Settings<'_>) -> Result<Proxy, String> {
     let file = format!("{name}.yaml");
-    let own_port = ["seawall", "seawall-bare", "seawall-all"].iter().position(|variant| *variant == name);
+    let own_port =
+        ["seawall", "seawall-bare", "seawall-all", "seawall-tcp"].iter().position(|variant| *variant == name);
     let own_port = (8004 + own_port.ok_or_else(|| format!("no proxy is called {name:?}"))?).to_string();
     serve_seawall(name, bin, &settings.text(&file, &own_port)?, format!("`seawall up {file}`"))
 }

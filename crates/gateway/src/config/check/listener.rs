@@ -1,20 +1,25 @@
 use model::ByteSize;
 
 use super::super::problem::Place;
-use super::super::{Listener, Role};
-use super::{not_zero, plain_name};
+use super::super::{Config, Listener, ProxyProtocol, Role, Tcp};
+use super::{not_zero, plain_name, route};
 use crate::codec::FIELDS_MAX;
+use crate::router::pattern::is_host_name;
 
 /// Largest head that any limit allows.
 pub(super) const HEAD_MAX: ByteSize = ByteSize::kib(64);
 
-pub(super) fn check(listeners: &[Listener], place: &mut Place<'_>) {
+pub(super) fn check(config: &Config, place: &mut Place<'_>) {
+    let listeners = &config.listeners;
     if listeners.is_empty() {
         place.error("nothing listens for requests", "add a listener, such as `- address: 0.0.0.0:8080`");
     }
     for (index, listener) in listeners.iter().enumerate() {
         let mut place = place.item(index);
         check_one(listener, &mut place);
+        if let Some(tcp) = &listener.tcp {
+            check_tcp(config, listener, tcp, &mut place);
+        }
         let earlier = listeners[..index].iter();
         if let Some(other) = earlier.clone().find(|other| overlap(other, listener)) {
             let message = if other.address == listener.address {
@@ -51,6 +56,10 @@ fn check_one(listener: &Listener, place: &mut Place<'_>) {
             place.at("trusted").item(index).warn(format!("{network} trusts everybody"), remedy);
         }
     }
+    if listener.proxy_protocol != ProxyProtocol::Off && listener.trusted.is_empty() {
+        let remedy = "name the networks of the proxies in front under `trusted`";
+        place.at("proxy_protocol").error("nobody is trusted to say whose connection it is", remedy);
+    }
     if let Some(fuse) = &listener.fuse {
         let mut place = place.at("fuse");
         if listener.role != Role::Batch {
@@ -82,6 +91,40 @@ fn check_one(listener: &Listener, place: &mut Place<'_>) {
     if !(1..=FIELDS_MAX).contains(&(limits.fields as usize)) {
         let message = format!("{} is no usable limit of fields", limits.fields);
         place.at("fields").error(message, format!("write a number from 1 to {FIELDS_MAX}"));
+    }
+}
+
+fn check_tcp(config: &Config, listener: &Listener, tcp: &Tcp, place: &mut Place<'_>) {
+    if listener.role == Role::Batch {
+        place.at("role").error("batch listeners are for requests", "take `role` or `tcp` out");
+    }
+    let mut place = place.at("tcp");
+    match (&tcp.service, tcp.sni.is_empty()) {
+        (Some(_), true) if tcp.default.is_some() => {
+            place.at("default").error("`service` gets every connection already", "take `default` out");
+        }
+        (None, true) => {
+            place.error("it is not said where connections go", "give `service`, or names under `sni`")
+        }
+        (Some(_), false) => {
+            place.error("`service` and `sni` both say where connections go", "keep one of them")
+        }
+        _ => {}
+    }
+    for (key, name) in [("service", &tcp.service), ("default", &tcp.default)] {
+        if let Some(name) = name {
+            route::known(config, name, &mut place.at(key));
+        }
+    }
+    for (name, service) in &tcp.sni {
+        let mut place = place.at("sni");
+        let mut place = place.at(name);
+        route::known(config, service, &mut place);
+        let plain = name.strip_prefix("*.").unwrap_or(name);
+        if !is_host_name(plain) || plain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            let remedy = "write it in lower case, such as shop.example or *.shop.example";
+            place.error(format!("`{name}` is no name of a server"), remedy);
+        }
     }
 }
 

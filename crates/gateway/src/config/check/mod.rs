@@ -26,13 +26,14 @@ impl Config {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut root = Place::root(&mut problems);
-        listener::check(&self.listeners, &mut root.at("listeners"));
+        listener::check(self, &mut root.at("listeners"));
         route::check(self, &mut root);
         quota::check(self, &mut root);
         for (name, service) in &self.services {
             let mut services = root.at("services");
             let mut place = services.at(name);
             service::check(name, service, &mut place);
+            service::check_use(self, name, service, &mut place);
             mode::check(self, name, service, &mut place);
         }
         route::find_unused_services(self, &mut root.at("services"));

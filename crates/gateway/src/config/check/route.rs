@@ -7,7 +7,7 @@ use crate::router::Router;
 
 pub(super) fn check(config: &Config, root: &mut Place<'_>) {
     let mut place = root.at("routes");
-    if config.routes.is_empty() {
+    if config.routes.is_empty() && config.takes_requests() {
         place.warn(
             "no route takes any request, so each is answered 404",
             "add a route, such as `- service: cart`",
@@ -38,6 +38,10 @@ fn check_one(config: &Config, route: &Route, place: &mut Place<'_>) {
             "a request without time fails every time",
             "give it a length, or take it out for the service's",
         );
+    }
+    if route.long_poll && route.hedge.is_some() {
+        let mut place = place.at("long_poll");
+        place.error("an answer that waits for news is late by intention", "take `hedge` or `long_poll` out");
     }
     if let Some(retry) = &route.retry {
         policy(&mut place.at("retry"), retry.check());
@@ -94,7 +98,9 @@ pub(super) fn find_unused_services(config: &Config, place: &mut Place<'_>) {
         Measure::Service(name) => Some(name.clone()),
         _ => None,
     });
-    let used: BTreeSet<String> = routed.chain(stand_ins).collect();
+    let passed_on = config.listeners.iter().filter_map(|listener| listener.tcp.as_ref());
+    let passed_on = passed_on.flat_map(|tcp| tcp.services().cloned());
+    let used: BTreeSet<String> = routed.chain(stand_ins).chain(passed_on).collect();
     for name in config.services.keys().filter(|name| !used.contains(*name)) {
         place
             .at(name)

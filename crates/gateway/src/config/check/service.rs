@@ -2,10 +2,10 @@ use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use model::Span;
-use policy::balance::Balance;
+use policy::balance::{Balance, HashKey};
 
 use super::super::problem::Place;
-use super::super::{Dns, HealthCheck, Service, UpstreamTimeouts};
+use super::super::{Config, Dns, HealthCheck, Service, UpstreamTimeouts};
 use super::{cookie_name, hash_key, listener, not_zero, plain_name, policy};
 use crate::router::pattern::is_host_name;
 
@@ -16,6 +16,10 @@ pub(super) fn check(name: &str, service: &Service, place: &mut Place<'_>) {
     if service.active_per_endpoint == 0 {
         let mut place = place.at("active_per_endpoint");
         place.error("with 0 requests no endpoint is ever asked", "allow some, such as 10000");
+    }
+    if service.tunnels_max == 0 {
+        let mut place = place.at("tunnels_max");
+        place.error("with 0 every upgrade is refused", "allow some, such as 10000");
     }
     if let Some(health) = &service.health {
         let mut place = place.at("health");
@@ -34,6 +38,48 @@ pub(super) fn check(name: &str, service: &Service, place: &mut Place<'_>) {
     policy(&mut place.at("retry"), service.retry.check());
     check_timeouts(service, place);
     listener::head(&mut place.at("response_head_max"), service.response_head_max);
+}
+
+/// Reports what does not go together with how the service is used.
+pub(super) fn check_use(config: &Config, name: &str, service: &Service, place: &mut Place<'_>) {
+    let routed = config.routes.iter().any(|route| {
+        route.service.as_deref() == Some(name) || route.split.iter().any(|part| part.service == name)
+    });
+    if service.proxy_protocol.is_some() {
+        if routed {
+            let remedy = "give TCP listeners a service of their own; endpoints learn a request's client from `x-forwarded-for`";
+            let message = "requests of many clients share a connection, which can say only one";
+            place.at("proxy_protocol").error(message, remedy);
+        }
+        if service.health.as_ref().is_some_and(|health| health.check != HealthCheck::Tcp) {
+            let remedy = "take `path` out, so that it is checked whether endpoints accept connections";
+            place.at("health").at("path").error("checks over HTTP do not begin with a PROXY header", remedy);
+        }
+    }
+    let passed_on = |tcp: &super::super::Tcp| tcp.services().any(|service| service == name);
+    if !config.listeners.iter().filter_map(|listener| listener.tcp.as_ref()).any(passed_on) {
+        return;
+    }
+    let message = match &service.balance {
+        Balance::Prequal(_) => "`prequal` needs answers that tell an endpoint's load".to_owned(),
+        Balance::WeightedByLoad(_) => {
+            "`weighted_by_load` needs answers that tell an endpoint's load".to_owned()
+        }
+        Balance::RingHash(ring) if ring.key != HashKey::ClientAddress => {
+            "a connection has no such key".to_owned()
+        }
+        Balance::Maglev(maglev) if maglev.key != HashKey::ClientAddress => {
+            "a connection has no such key".to_owned()
+        }
+        _ if service.sticky.is_some() => {
+            let remedy = "take it out, or balance by `ring_hash` or `maglev` with the key `client_address`";
+            place.at("sticky").error("a TCP listener's connections have no cookies", remedy);
+            return;
+        }
+        _ => return,
+    };
+    let remedy = "for a TCP listener's connections write `least_loaded`, or hash by `client_address`";
+    place.at("balance").error(message, remedy);
 }
 
 fn check_source(service: &Service, place: &mut Place<'_>) {

@@ -37,6 +37,9 @@ impl State {
         if new.bulkhead != old.bulkhead {
             self.bulkhead = Arc::new(Places::new(Bulkhead::new(&new.bulkhead, workers)));
         }
+        if new.tunnels_max != old.tunnels_max {
+            self.tunnels = Arc::new(super::tunnels(&new, workers));
+        }
         if new.admission.queue != old.admission.queue {
             self.entrance = Arc::new(Entrance::new(&new.admission, workers, self.clock));
         } else if new.admission != old.admission {
