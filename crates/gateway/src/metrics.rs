@@ -11,6 +11,7 @@ use model::Criticality;
 
 use crate::answer::Reason;
 use crate::codec::Malformed;
+use crate::engine::h2::meter::Flood;
 use crate::fuse::FuseStatus;
 use crate::listen::{ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
@@ -95,6 +96,12 @@ metrics! {
         "Batch requests refused: queue_full (nobody more may wait) or queue_timeout (waited too long).";
     CLIENT_TIMEOUTS = "seawall_gateway_client_timeouts_total" Counter ["stage"]
         "Connections closed because the client was too slow: head, body, write.";
+    HTTP2_CONNECTIONS = "seawall_gateway_http2_connections_total" Counter [] "Client connections that spoke HTTP/2.";
+    HTTP2_STREAMS = "seawall_gateway_http2_streams_total" Counter [] "Requests that came by HTTP/2.";
+    HTTP2_FLOODS = "seawall_gateway_http2_floods_total" Counter ["frame"]
+        "Client connections closed because too many frames came that cost work and bring none, by the frame that was one too many: reset, ping, settings, priority, window_update, empty_data, continuation, unknown.";
+    HTTP2_VIOLATIONS = "seawall_gateway_http2_violations_total" Counter []
+        "Client connections closed because their HTTP/2 was wrong or exceeded a limit of frames, continuations or resets.";
     BUFFER_BYTES = "seawall_gateway_buffer_bytes" Gauge [] "Bytes in buffers that outlive a moment.";
     BUFFER_BYTES_MAX = "seawall_gateway_buffer_bytes_max" Gauge [] "Bytes that such buffers may take before requests are refused.";
     UPSTREAM_CONNECTS = "seawall_gateway_upstream_connects_total" Counter ["result"] "Connections opened to endpoints, by result.";
@@ -285,6 +292,10 @@ pub(crate) struct WorkerMetrics {
     pub(crate) refusals: [Count; Reason::ALL.len()],
     pub(crate) malformed: [Count; Malformed::ALL.len()],
     pub(crate) client_timeouts: [Count; ClientStage::ALL.len()],
+    pub(crate) http2_connections: Count,
+    pub(crate) http2_streams: Count,
+    pub(crate) http2_floods: [Count; Flood::ALL.len()],
+    pub(crate) http2_violations: Count,
     pub(crate) connects: Count,
     pub(crate) connect_failures: Count,
     pub(crate) reuses: Count,
@@ -302,6 +313,10 @@ impl WorkerMetrics {
             refusals: std::array::from_fn(|_| Count::default()),
             malformed: std::array::from_fn(|_| Count::default()),
             client_timeouts: std::array::from_fn(|_| Count::default()),
+            http2_connections: Count::default(),
+            http2_streams: Count::default(),
+            http2_floods: std::array::from_fn(|_| Count::default()),
+            http2_violations: Count::default(),
             connects: Count::default(),
             connect_failures: Count::default(),
             reuses: Count::default(),
@@ -512,10 +527,17 @@ impl Exporter {
         for (index, stage) in ClientStage::ALL.into_iter().enumerate() {
             self.sample(&CLIENT_TIMEOUTS, &[stage.name()], sum(&|w| w.client_timeouts[index].get()));
         }
+        self.begin(&HTTP2_FLOODS);
+        for (index, flood) in Flood::ALL.into_iter().enumerate() {
+            self.sample(&HTTP2_FLOODS, &[flood.name()], sum(&|w| w.http2_floods[index].get()));
+        }
         self.begin(&UPSTREAM_CONNECTS);
         self.sample(&UPSTREAM_CONNECTS, &["success"], sum(&|w| w.connects.get()));
         self.sample(&UPSTREAM_CONNECTS, &["failure"], sum(&|w| w.connect_failures.get()));
-        let plain: [(&Metric, f64); 6] = [
+        let plain: [(&Metric, f64); 9] = [
+            (&HTTP2_CONNECTIONS, sum(&|w| w.http2_connections.get())),
+            (&HTTP2_STREAMS, sum(&|w| w.http2_streams.get())),
+            (&HTTP2_VIOLATIONS, sum(&|w| w.http2_violations.get())),
             (&UPSTREAM_REUSES, sum(&|w| w.reuses.get())),
             (&UPSTREAM_STALE, sum(&|w| w.stale.get())),
             (&UPSTREAM_IDLE, sum(&|w| w.idle_upstream.get())),

@@ -19,12 +19,13 @@ use policy::hedge::HedgeTimer;
 use policy::{Rng, Unavailable};
 
 use crate::answer::{After, Reason, Refusal, begin_head, end_head, refuse};
-use crate::codec::{Body, FieldStorage, Limits, Method, Parsed, parse_request};
+use crate::codec::{Body, FieldStorage, Limits, Malformed, Method, Parsed, parse_request};
 use crate::engine::attempt::{Answer, AttemptError, Attempts, Flight, attempt};
 use crate::engine::buffers::Buffer;
 use crate::engine::classify::{Plan, Refused, Request, classify};
 use crate::engine::conn::{Conn, poll_flush};
 use crate::engine::download::{DownloadError, Waits};
+use crate::engine::h2::PREFACE;
 use crate::engine::tunnel;
 use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
@@ -43,6 +44,8 @@ pub(crate) enum Next {
     Close,
     /// It is closed once the client has stopped sending, so that what it was told is not lost.
     Linger,
+    /// It speaks HTTP/2: nothing of it has been used.
+    Http2,
 }
 
 /// Takes one request down the road. The connection has bytes to read.
@@ -51,6 +54,7 @@ pub(crate) async fn request(worker: Rc<Worker>, conn: Rc<Conn>) -> Next {
         Head::Request(request) => request,
         Head::Refused(refused) => return answer_refused(&worker, &conn, &refused).await,
         Head::Nothing => return Next::Idle,
+        Head::Http2 => return Next::Http2,
         Head::Gone => return Next::Close,
     };
     let served = serve(&worker, &conn, &request).await;
@@ -102,6 +106,8 @@ enum Head {
     Refused(Box<Refused>),
     /// The connection was thought to have bytes, and had none.
     Nothing,
+    /// The connection begins with HTTP/2's preface.
+    Http2,
     Gone,
 }
 
@@ -110,7 +116,7 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
     let mut reading = Reading::new(worker, conn);
     let head = poll_fn(|cx| reading.poll(cx)).await;
     conn.alarm.off();
-    if !matches!(head, Head::Nothing) {
+    if !matches!(head, Head::Nothing | Head::Http2) {
         conn.requests.set(conn.requests.get() + 1);
     }
     head
@@ -195,6 +201,14 @@ impl<'a> Reading<'a> {
         Poll::Ready(Head::Refused(Refused::unread(worker, conn, Reason::HeadTimeout.into(), started)))
     }
 
+    /// Whether `bytes`, which are no HTTP/1.1, are the beginning of a connection of HTTP/2.
+    #[cold]
+    fn is_http2(&self, bytes: &[u8]) -> bool {
+        let Self { conn, .. } = *self;
+        let beginning = &bytes[..bytes.len().min(PREFACE.len())];
+        conn.listener.params.http2.enabled && conn.is_new() && PREFACE.starts_with(beginning)
+    }
+
     /// What `bytes` ask for and how many of them were used, once they hold a whole head or break a rule.
     fn parse(&self, bytes: &[u8], started: Instant) -> Option<(usize, Head)> {
         let Self { worker, conn, ref limits, seen, .. } = *self;
@@ -210,6 +224,7 @@ impl<'a> Reading<'a> {
                 let classified = classify(worker, conn, bytes, &head, started);
                 Some((head.len, classified.map_or_else(Head::Refused, Head::Request)))
             }
+            Err(Malformed::VersionUnsupported) if self.is_http2(bytes) => Some((0, Head::Http2)),
             Err(malformed) => {
                 worker.metrics.malformed[malformed as usize].one();
                 let refusal = Refusal {
@@ -504,7 +519,7 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
                 way.supply.forget(view.targets[index as usize].id);
                 continue;
             }
-            Err(AttemptError::Connect(_) | AttemptError::ConnectTimeout) => {
+            Err(AttemptError::Connect(_) | AttemptError::ConnectTimeout | AttemptError::Refused) => {
                 Failure::NoAnswer(Condition::ConnectFailure)
             }
             Err(AttemptError::Stale | AttemptError::Reset) => Failure::NoAnswer(Condition::Reset),

@@ -1,6 +1,7 @@
 //! What tests and benchmarks share. Never part of a release.
 //!
 //! * [`upstream`] — a programmable HTTP/1.1 back end; [`client`] — a client that sends bytes as they are.
+//! * [`frames`] — a client of HTTP/2 that sends frames as they are.
 //! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
 //! * [`load`] — epoll load generators; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
 //!   which a benchmark needs as its floor; [`station`] — a back end whose capacity is known.
@@ -14,6 +15,7 @@ pub mod alloc;
 pub mod backend;
 pub mod client;
 pub mod forwarder;
+pub mod frames;
 pub mod http;
 pub mod load;
 pub mod process;
@@ -24,6 +26,7 @@ pub mod upstream;
 pub mod wait;
 
 pub use client::{Client, get, request};
+pub use frames::Frames;
 pub use process::{Nginx, Redis, Seawall};
 pub use temp::TempDir;
 pub use upstream::{Gate, Reply, Upstream};

@@ -7,6 +7,8 @@ use policy::bulkhead::BulkheadParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::ListenerHttp2;
+
 /// An address where requests come in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +37,9 @@ pub struct Listener {
     /// Largest messages that are read.
     #[serde(default)]
     pub limits: MessageLimits,
+    /// HTTP/2.
+    #[serde(default)]
+    pub http2: ListenerHttp2,
 }
 
 fn connections_max_default() -> u32 {
@@ -54,6 +59,7 @@ impl Listener {
             connections_max: connections_max_default(),
             timeouts: ClientTimeouts::default(),
             limits: MessageLimits::default(),
+            http2: ListenerHttp2::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a user may say about the gateway. Every key has a default unless its absence makes no sense.
 
 mod check;
+mod http2;
 mod listener;
 mod mode;
 pub(crate) mod problem;
@@ -9,6 +10,7 @@ mod quota;
 mod route;
 mod service;
 
+pub use http2::{ListenerHttp2, Protocol, UpstreamHttp2};
 pub use listener::{ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, Role};
 pub use mode::{Measure, Mode, ModeKeys};
 pub use problem::{PathElement, Problem, Severity};

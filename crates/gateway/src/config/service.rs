@@ -19,7 +19,7 @@ use policy::throttle::ThrottleParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::Mode;
+use super::{Mode, Protocol, UpstreamHttp2};
 
 /// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns` and `file` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +31,10 @@ pub struct Service {
     pub dns: Option<Dns>,
     /// Endpoints from a Prometheus `file_sd` file.
     pub file: Option<FileSd>,
+    /// What they are spoken to in.
+    pub protocol: Protocol,
+    /// HTTP/2, where that is spoken.
+    pub http2: UpstreamHttp2,
     /// Which endpoint gets the next attempt.
     pub balance: Balance,
     /// Sends a client back to the endpoint it had.
@@ -79,6 +83,8 @@ impl Default for Service {
             endpoints: Vec::new(),
             dns: None,
             file: None,
+            protocol: Protocol::default(),
+            http2: UpstreamHttp2::default(),
             balance: Balance::default(),
             sticky: None,
             subset: SubsetParams::default(),

@@ -6,9 +6,8 @@ use std::rc::Rc;
 
 use policy::balance::{Balance, PrequalParams};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
-use super::conn::poll_read;
+use super::stream::{OpenError, Stream};
 use super::worker::Worker;
 use crate::codec::{Body, FieldId, FieldStorage, Limits, Method, Parsed, parse_response};
 use crate::service::View;
@@ -43,7 +42,7 @@ async fn probe(worker: &Worker, view: &View, index: u32, request: &str) -> io::R
     let target = &view.targets[index as usize];
     let mut stream = match worker.pool.take(target.id) {
         Some(stream) => stream,
-        None => TcpStream::connect(target.address).await?,
+        None => Stream::open(target).await.map_err(|OpenError::Connect(error)| error)?,
     };
     stream.write_all(request.as_bytes()).await?;
     let mut answer = worker.buffers.take();
@@ -51,7 +50,7 @@ async fn probe(worker: &Worker, view: &View, index: u32, request: &str) -> io::R
     loop {
         let read = poll_fn(|cx| {
             let mut scratch = worker.scratch.borrow_mut();
-            poll_read(&mut stream, cx, &mut scratch).map_ok(|count| {
+            stream.poll_read(cx, &mut scratch).map_ok(|count| {
                 answer.extend(&scratch[..count]);
                 count
             })

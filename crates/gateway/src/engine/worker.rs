@@ -19,8 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::buffers::Buffers;
 use super::conn::Conn;
+use super::h2;
+use super::h2::client::Links;
 use super::pool::Pool;
 use super::slots::Slots;
+use super::stream::Stream;
 use super::wheel::{Alarm, Wheel};
 use crate::access_log::AccessLog;
 use crate::answer::{After, Date, Reason, refuse};
@@ -144,6 +147,8 @@ pub(crate) struct Worker {
     pub(crate) path_scratch: RefCell<String>,
     pub(crate) wheel: Wheel,
     pub(crate) pool: Pool,
+    /// Connections to endpoints that speak HTTP/2.
+    pub(crate) links: Links,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) rng: RefCell<Rng>,
     pub(crate) date: Date,
@@ -174,6 +179,7 @@ impl Worker {
             path_scratch: RefCell::default(),
             wheel: Wheel::new(clock.now()),
             pool: Pool::default(),
+            links: Links::default(),
             buffers: Buffers::new(buffer_bytes_max, Arc::clone(&metrics.buffers)),
             rng: RefCell::new(Rng::with_seed(seed)),
             date: Date::default(),
@@ -225,7 +231,7 @@ impl Worker {
     fn free_descriptors(&self) -> bool {
         self.shared.shortages.fetch_add(1, Ordering::Relaxed);
         let fuses: usize = self.local().snapshot.fuses.iter().map(|(_, fuse)| fuse.clear()).sum();
-        self.pool.clear() + fuses > 0
+        self.pool.clear() + self.links.clear() + fuses > 0
     }
 }
 
@@ -263,9 +269,11 @@ pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
                 let known = sweeper.shared.shortages.load(Ordering::Relaxed);
                 if std::mem::replace(&mut shortages, known) != known {
                     sweeper.pool.clear();
+                    sweeper.links.clear();
                 }
                 let now = sweeper.clock.now();
-                sweeper.metrics.idle_upstream.set(sweeper.pool.sweep(now) as u64);
+                let idle = sweeper.pool.sweep(now) + sweeper.links.sweep(now);
+                sweeper.metrics.idle_upstream.set(idle as u64);
                 if sweeper.id == 0 {
                     sweeper.local().snapshot.fuses.iter().for_each(|(_, fuse)| fuse.sweep(now));
                 }
@@ -385,13 +393,13 @@ async fn shed_one(worker: &Worker, listener: &Listener, socket: &TcpListener) {
 }
 
 /// Serves one connection, request by request.
-async fn connection<F: Future<Output = Next>>(
+async fn connection<F: Future<Output = Next> + 'static>(
     worker: Rc<Worker>,
     slots: Rc<Slots<F>>,
     stream: TcpStream,
     peer: SocketAddr,
     listener: Arc<ListenerState>,
-    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F,
+    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F + Copy + 'static,
 ) {
     // Without it small answers wait for acknowledgements; a failure costs latency, nothing else.
     let _ = stream.set_nodelay(true);
@@ -400,7 +408,7 @@ async fn connection<F: Future<Output = Next>>(
     worker.next_connection.set(id + 1);
     let alarm = Alarm::new();
     worker.alarms.borrow_mut().insert(id, Rc::clone(&alarm));
-    let conn = Rc::new(Conn::new(stream, peer.ip(), listener, alarm));
+    let conn = Rc::new(Conn::new(Stream::Plain(stream), peer.ip(), listener, alarm));
     if worker.shared.phase() == Phase::Finishing {
         // Accepted at the last moment: the runtime has to look at it before it can tell whether a request has come along.
         tokio::task::yield_now().await;
@@ -412,6 +420,12 @@ async fn connection<F: Future<Output = Next>>(
         match slots.run(|| request(Rc::clone(&worker), Rc::clone(&conn))).await {
             Next::Idle => {}
             Next::Close => break,
+            Next::Http2 => {
+                // Boxed: connections of HTTP/1.1 do not carry its room.
+                Box::pin(h2::server::serve(&worker, &conn, &slots, request)).await;
+                linger(&worker, &conn).await;
+                break;
+            }
             Next::Linger => {
                 linger(&worker, &conn).await;
                 break;
@@ -442,7 +456,7 @@ async fn idle(worker: &Worker, conn: &Conn) -> bool {
 /// Tells the client that no more comes, and hears out what it still sends, for a while: closing at once would reset the
 /// connection and could take the answer with it.
 async fn linger(worker: &Worker, conn: &Conn) {
-    let _ = socket2::SockRef::from(&*conn.stream.borrow()).shutdown(std::net::Shutdown::Write);
+    conn.stream.borrow_mut().close_write();
     worker.wheel.set(&conn.alarm, worker.tell_time().after(LINGER_TIME));
     let mut heard = 0;
     std::future::poll_fn(|cx| {

@@ -1,0 +1,196 @@
+//! A connection's bytes, as they are meant: over plain TCP, or out of a TLS session.
+//!
+//! One enum for both sides of the gateway, decided once for each connection. Plain connections pay one predictable branch
+//! for it; they have no box, no virtual call and no buffer of their own.
+
+use std::io::{self, IoSlice};
+use std::net::TcpStream as Socket;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::h2::client::Asking;
+use super::h2::server::Asked;
+use crate::service::Target;
+
+/// A connection to a client or to an endpoint.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    /// A client's stream of HTTP/2, shown as a connection.
+    Asked(Box<Asked>),
+    /// A stream of HTTP/2 to an endpoint, shown as a connection.
+    Asking(Box<Asking>),
+}
+
+/// Why there is no connection to an endpoint.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// It does not accept one.
+    Connect(io::Error),
+}
+
+impl Stream {
+    /// Opens a connection to `target`.
+    pub(crate) async fn open(target: &Target) -> Result<Self, OpenError> {
+        let socket = TcpStream::connect(target.address).await.map_err(OpenError::Connect)?;
+        // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
+        let _ = socket.set_nodelay(true);
+        Ok(Self::Plain(socket))
+    }
+
+    /// The socket below; a stream of HTTP/2 has none of its own.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Asked(_) | Self::Asking(_) => None,
+        }
+    }
+
+    /// Reads once into `into`; 0 means that the other side will send no more, and meant to. A session that ends without
+    /// saying so is an error: somebody may have cut it.
+    #[inline]
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => read_socket(socket, cx, into),
+            Self::Asked(stream) => stream.poll_read(cx, into),
+            Self::Asking(stream) => stream.poll_read(cx, into),
+        }
+    }
+
+    /// Whether reading could bring anything. May be wrong in saying that it could, but not twice without a read between.
+    #[inline]
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_read_ready(cx),
+            // Nobody waits for the first byte of a stream: it is there.
+            Self::Asked(_) | Self::Asking(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Takes bytes to write. Those of a session are not on their way before [`Stream::poll_flush`] says so.
+    #[inline]
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Asked(stream) => stream.poll_write(cx, bytes),
+            Self::Asking(stream) => stream.poll_write(cx, bytes),
+        }
+    }
+
+    /// Ready when the kernel has all that was taken to be written.
+    #[inline]
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Asked(stream) => stream.poll_flush(cx),
+            Self::Asking(stream) => stream.poll_flush(cx),
+        }
+    }
+
+    /// Takes as much of `pieces` as can be written at once.
+    #[inline]
+    pub(crate) fn try_write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.try_write_vectored(pieces),
+            // Whoever takes this for written waits for `poll_flush`, and is woken then.
+            stream => {
+                let mut cx = Context::from_waker(Waker::noop());
+                let mut taken = 0;
+                for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                    match stream.poll_write(&mut cx, piece) {
+                        Poll::Ready(Ok(count)) if count == piece.len() => taken += count,
+                        Poll::Ready(Ok(count)) => return Ok(taken + count),
+                        Poll::Ready(Err(error)) if taken == 0 => return Err(error),
+                        Poll::Ready(Err(_)) | Poll::Pending => break,
+                    }
+                }
+                Ok(taken)
+            }
+        }
+    }
+
+    /// Tells the other side that no more comes.
+    pub(crate) fn close_write(&mut self) {
+        if let Some(socket) = self.socket() {
+            let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    /// Makes closing the connection a reset, which nobody takes for the end of a whole message.
+    pub(crate) fn break_off(&mut self) {
+        match self {
+            Self::Plain(socket) => {
+                // Fails only when the connection is gone already.
+                let _ = socket2::SockRef::from(&*socket).set_linger(Some(std::time::Duration::ZERO));
+            }
+            Self::Asked(stream) => stream.break_off(),
+            // Dropping it is a reset unless all has come.
+            Self::Asking(_) => {}
+        }
+    }
+
+    /// Takes it off its runtime, so that another worker may have it.
+    pub(crate) fn park(self) -> io::Result<Parked> {
+        match self {
+            Self::Plain(socket) => Ok(Parked { socket: socket.into_std()? }),
+            Self::Asked(_) | Self::Asking(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether it can carry another request. A stream of HTTP/2 cannot; its connection does.
+    pub(crate) fn is_reusable(&self) -> bool {
+        !matches!(self, Self::Asked(_) | Self::Asking(_))
+    }
+}
+
+/// A connection that belongs to no runtime.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) socket: Socket,
+}
+
+impl Parked {
+    /// Puts it on the runtime of whoever calls.
+    pub(crate) fn unpark(self) -> io::Result<Stream> {
+        Ok(Stream::Plain(TcpStream::from_std(self.socket)?))
+    }
+}
+
+/// Reads once into `into`. Unlike `try_read`, a short read needs no second call to learn that nothing is left.
+#[inline]
+pub(crate) fn read_socket(
+    socket: &mut TcpStream,
+    cx: &mut Context<'_>,
+    into: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buf = ReadBuf::new(into);
+    ready!(Pin::new(socket).poll_read(cx, &mut buf))?;
+    Poll::Ready(Ok(buf.filled().len()))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let count = ready!(Stream::poll_read(self.get_mut(), cx, buf.initialize_unfilled()))?;
+        buf.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Stream::poll_write(self.get_mut(), cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Stream::poll_flush(self.get_mut(), cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        ready!(Stream::poll_flush(stream, cx))?;
+        stream.close_write();
+        Poll::Ready(Ok(()))
+    }
+}
