@@ -8,6 +8,7 @@ mod process;
 mod quota;
 mod route;
 mod service;
+mod tls;
 
 pub use listener::{ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, Role};
 pub use mode::{Measure, Mode, ModeKeys};
@@ -20,6 +21,10 @@ pub use route::{
 };
 pub use service::{
     Dns, EndpointParams, FileSd, Health, HealthCheck, HealthKeys, Service, Sticky, UpstreamTimeouts,
+};
+pub use tls::{
+    Alpn, Authorities, Certificate, ClientAuth, ClientCertificate, HttpsRedirect, ListenerTls, ServiceTls,
+    TlsVersion, Unmatched,
 };
 
 use std::collections::BTreeMap;

@@ -3,23 +3,17 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
-use policy::Ended;
-use policy::attempts::RetryPolicyParams;
-use policy::breaker::{CallEnd, Permit};
-use tokio::net::TcpStream;
-
 use super::buffers::Buffer;
 use super::classify::{Plan, Request, Runs};
-use super::conn::{Conn, poll_flush, poll_read};
+use super::conn::{Conn, poll_flush};
 use super::download::{Download, DownloadError};
 use super::pool::Supply;
+use super::stream::{OpenError, Stream};
 use super::upload::{Upload, UploadError};
 use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
@@ -30,12 +24,19 @@ use crate::codec::{
 use crate::config;
 use crate::service::{Notice, Service, Target};
 use crate::snapshot::{Local, Seen};
+use crate::tls::Failure;
+use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
+use policy::Ended;
+use policy::attempts::RetryPolicyParams;
+use policy::breaker::{CallEnd, Permit};
 
 /// Why an attempt brought no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttemptError {
     #[error("the endpoint does not accept a connection")]
     Connect(#[source] io::Error),
+    #[error("the connection to the endpoint could not be secured")]
+    Tls(#[source] io::Error),
     #[error("the endpoint did not accept a connection in time")]
     ConnectTimeout,
     #[error("a pooled connection was closed before it was used")]
@@ -72,7 +73,7 @@ impl AttemptError {
     /// Whose fault it is, and whether another attempt could help without doing harm.
     pub(crate) fn fault(&self) -> Fault {
         let (who, retry) = match self {
-            Self::Connect(_) | Self::ConnectTimeout => (Party::Upstream, Retry::Safe),
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout => (Party::Upstream, Retry::Safe),
             Self::Stale | Self::Reset | Self::Timeout => (Party::Upstream, Retry::IfIdempotent),
             Self::Malformed(_) | Self::Overdue => (Party::Upstream, Retry::Never),
             Self::Deadline
@@ -88,7 +89,7 @@ impl AttemptError {
     /// What the client is told.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => Reason::ConnectFailed,
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout => Reason::ConnectFailed,
             Self::Stale | Self::Reset => Reason::UpstreamReset,
             Self::Timeout => Reason::UpstreamTimeout,
             Self::Deadline | Self::Overdue => Reason::DeadlineExceeded,
@@ -107,6 +108,7 @@ impl AttemptError {
             Self::Malformed(malformed) | Self::BodyMalformed(malformed) => {
                 Refusal { detail: malformed.name(), ..refusal }
             }
+            Self::Tls(error) => Refusal { detail: Failure::of(error).detail(), ..refusal },
             _ => refusal,
         }
     }
@@ -219,7 +221,7 @@ impl Drop for Flight {
 /// The head of an answer, ready to go out, with the way to the rest of it.
 pub(crate) struct Answer {
     pub(crate) flight: Flight,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) status: u16,
     pub(crate) download: Download,
     /// What the client is told about its connection.
@@ -266,7 +268,7 @@ pub(crate) async fn attempt(
 
 /// An answer that does not own its flight yet.
 struct Incoming {
-    stream: TcpStream,
+    stream: Stream,
     status: u16,
     download: Download,
     after: After,
@@ -294,9 +296,10 @@ async fn send_and_wait(
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
-    let (stream, pooled) = match way.supply.take(flight.target().id, now) {
+    let fits = |stream: &Stream| stream.fits(&view.security);
+    let (stream, pooled) = match way.supply.take(flight.target().id, now).filter(fits) {
         Some(stream) => (stream, true),
-        None => (connect(way, flight.target().address, deadline).await?, false),
+        None => (connect(way, flight.target(), deadline).await?, false),
     };
     if pooled {
         worker.metrics.reuses.one();
@@ -342,24 +345,26 @@ async fn send_and_wait(
 }
 
 /// Opens a connection. Nothing of the request has been sent yet, so a failure is always safe to try elsewhere.
-async fn connect(
-    way: &Attempts<'_>,
-    address: SocketAddr,
-    deadline: Deadline,
-) -> Result<TcpStream, AttemptError> {
+async fn connect(way: &Attempts<'_>, target: &Target, deadline: Deadline) -> Result<Stream, AttemptError> {
     let worker = way.worker;
     let connected_by = worker.now().after(way.view.params.timeouts.connect.get());
     let until = deadline.instant().min(connected_by);
-    let mut connecting = std::pin::pin!(TcpStream::connect(address));
+    let mut connecting =
+        std::pin::pin!(Stream::open(target.address, target.endpoint.name(), &way.view.security));
     worker.wheel.set(&way.conn.alarm, until);
     let result = poll_fn(|cx| {
         way.conn.alarm.wake_me(cx.waker());
         match connecting.as_mut().poll(cx) {
-            Poll::Ready(Err(error)) if worker.on_io_error(&error) => {
+            Poll::Ready(Err(OpenError::Connect(error))) if worker.on_io_error(&error) => {
                 // Our shortage says nothing about the endpoint.
                 return Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)));
             }
-            Poll::Ready(result) => return Poll::Ready(result.map_err(AttemptError::Connect)),
+            Poll::Ready(result) => {
+                return Poll::Ready(result.map_err(|error| match error {
+                    OpenError::Connect(error) => AttemptError::Connect(error),
+                    OpenError::Secure(error) => AttemptError::Tls(error),
+                }));
+            }
             Poll::Pending => {}
         }
         if way.upload.borrow().arrived() && way.conn.poll_gone(cx, &worker.buffers).is_ready() {
@@ -382,11 +387,7 @@ async fn connect(
     })
     .await;
     match &result {
-        Ok(stream) => {
-            worker.metrics.connects.one();
-            // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
-            let _ = stream.set_nodelay(true);
-        }
+        Ok(_) => worker.metrics.connects.one(),
         Err(_) => worker.metrics.connect_failures.one(),
     }
     result
@@ -397,7 +398,7 @@ type Answered = (u16, Download, After, bool, bool, bool);
 /// Both directions of an attempt until the head of the answer is there.
 struct Exchange<'a, 'w> {
     way: &'a Attempts<'w>,
-    stream: TcpStream,
+    stream: Stream,
     wire: Buffer,
     wire_sent: usize,
     /// The endpoint takes no more bytes; it may have answered all the same.
@@ -524,7 +525,7 @@ impl Exchange<'_, '_> {
         let worker = self.way.worker;
         loop {
             let mut scratch = worker.scratch.borrow_mut();
-            let count = match ready!(poll_read(&mut self.stream, cx, &mut scratch)) {
+            let count = match ready!(self.stream.poll_read(cx, &mut scratch)) {
                 Ok(count) if count > 0 => count,
                 _ if self.any_byte || !self.pooled => return Poll::Ready(Err(AttemptError::Reset)),
                 _ => return Poll::Ready(Err(AttemptError::Stale)),

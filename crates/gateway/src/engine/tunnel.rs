@@ -5,12 +5,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use super::attempt::Flight;
 use super::buffers::Buffer;
-use super::conn::{Conn, poll_flush, poll_read};
+use super::conn::{Conn, poll_flush};
 use super::download::Download;
+use super::stream::Stream;
 use super::worker::Worker;
 
 /// One direction: bytes read from one side that the other has not taken yet.
@@ -32,8 +31,8 @@ impl Pipe {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         progress: &mut bool,
     ) -> Poll<Result<(), ()>> {
         loop {
@@ -47,11 +46,11 @@ impl Pipe {
                 return Poll::Ready(Ok(()));
             }
             let mut scratch = worker.scratch.borrow_mut();
-            match ready!(poll_read(from, cx, &mut scratch)).map_err(|_| ())? {
+            match ready!(from.poll_read(cx, &mut scratch)).map_err(|_| ())? {
                 0 => {
                     self.closed = true;
                     // Half-closed: the other direction may go on.
-                    let _ = socket2::SockRef::from(&*to).shutdown(std::net::Shutdown::Write);
+                    to.close_write();
                 }
                 count => {
                     *progress = true;
@@ -68,7 +67,7 @@ impl Pipe {
 pub(crate) async fn run(
     worker: &Rc<Worker>,
     conn: &Conn,
-    mut upstream: TcpStream,
+    mut upstream: Stream,
     mut head: Download,
     _flight: Flight,
     idle: Duration,

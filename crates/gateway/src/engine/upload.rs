@@ -3,10 +3,9 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::net::TcpStream;
-
 use super::buffers::{Buffer, Buffers};
-use super::conn::{Conn, poll_write};
+use super::conn::Conn;
+use super::stream::Stream;
 use super::worker::Worker;
 use crate::codec::{Body, Malformed, write_last_chunk};
 
@@ -120,16 +119,19 @@ impl Upload {
         cx: &mut Context<'_>,
         worker: &Worker,
         conn: &Conn,
-        upstream: &mut TcpStream,
+        upstream: &mut Stream,
         progress: &mut bool,
     ) -> Poll<Result<(), UploadError>> {
         loop {
             while self.sent < self.kept.len() {
-                match ready!(poll_write(upstream, cx, &self.kept[self.sent..])) {
+                match ready!(upstream.poll_write(cx, &self.kept[self.sent..])) {
                     Ok(count) if count > 0 => self.sent += count,
                     _ => return Poll::Ready(Err(UploadError::Upstream)),
                 }
                 *progress = true;
+            }
+            if ready!(upstream.poll_flush(cx)).is_err() {
+                return Poll::Ready(Err(UploadError::Upstream));
             }
             if !self.replayable {
                 self.kept.clear();
