@@ -59,11 +59,13 @@ pub enum Reason {
     Degraded,
     /// As many batch requests as the listener's fuse lets through are under way, and the line before it is full or too slow.
     FuseFull,
+    /// The listener serves nobody, but sends everybody to the same place over TLS.
+    HttpsOnly,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 24] = [
+    pub const ALL: [Reason; 25] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -88,6 +90,7 @@ impl Reason {
         Self::QuotaExceeded,
         Self::Degraded,
         Self::FuseFull,
+        Self::HttpsOnly,
     ];
 
     /// Its name in the header and in metrics.
@@ -118,6 +121,7 @@ impl Reason {
             Self::QuotaExceeded => "quota_exceeded",
             Self::Degraded => "degraded",
             Self::FuseFull => "fuse_full",
+            Self::HttpsOnly => "https_only",
         }
     }
 
@@ -125,6 +129,7 @@ impl Reason {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
+            Self::HttpsOnly => 308,
             Self::Malformed | Self::BadPath => 400,
             Self::NoRoute => 404,
             Self::MethodNotAllowed => 405,

@@ -23,9 +23,11 @@ mod run;
 pub mod service;
 pub mod signals;
 mod snapshot;
+mod tls;
 
 pub use answer::Reason;
 pub use fuse::FuseStatus;
 pub use run::{
     BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,
 };
+pub use tls::{CertificateStatus, TlsStatus};

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::answer::Reason;
 use crate::config;
+use crate::tls::{Failure, ListenerTls};
 
 /// Connections that the kernel completes ahead of us, per worker.
 const BACKLOG: i32 = 4096;
@@ -22,6 +23,7 @@ pub(crate) struct ListenerState {
     /// The real address: the port is never 0.
     pub(crate) address: SocketAddr,
     pub(crate) params: config::Listener,
+    pub(crate) tls: Option<Arc<ListenerTls>>,
     /// Figures that survive a change of parameters.
     pub(crate) figures: Arc<ListenerFigures>,
 }
@@ -32,7 +34,19 @@ pub(crate) struct ListenerFigures {
     pub(crate) accepted: AtomicU64,
     pub(crate) shed_limit: AtomicU64,
     pub(crate) shed_descriptors: AtomicU64,
+    pub(crate) handshakes: Handshakes,
     room: Arc<Room>,
+}
+
+/// What becomes of a listener's handshakes.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    pub(crate) active: AtomicU32,
+    pub(crate) full: AtomicU64,
+    pub(crate) resumed: AtomicU64,
+    /// Connections closed because too many were under way.
+    pub(crate) shed: AtomicU64,
+    pub(crate) failures: [AtomicU64; Failure::ALL.len()],
 }
 
 impl ListenerFigures {
@@ -43,6 +57,7 @@ impl ListenerFigures {
             accepted: AtomicU64::default(),
             shed_limit: AtomicU64::default(),
             shed_descriptors: AtomicU64::default(),
+            handshakes: Handshakes::default(),
             room: Arc::clone(room),
         }
     }

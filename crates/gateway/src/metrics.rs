@@ -13,10 +13,11 @@ use crate::answer::Reason;
 use crate::codec::Malformed;
 use crate::engine::h2::meter::Flood;
 use crate::fuse::FuseStatus;
-use crate::listen::{ListenerFigures, ListenerState, Room};
+use crate::listen::{Handshakes, ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
 use crate::service::{ClassShed, EndpointStatus, ModeStatus, ServiceStatus};
 use crate::signals::{Signal, Utilisation};
+use crate::tls::{Failure, TlsStatus, UpstreamTls};
 
 /// What kind of figure a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,21 @@ metrics! {
     ACCEPTED = "seawall_gateway_connections_accepted_total" Counter ["listener"] "Client connections accepted.";
     SHED_CONNECTIONS = "seawall_gateway_connections_shed_total" Counter ["listener", "reason"]
         "Client connections closed on arrival: `limit` of the listener, or no file `descriptors` left.";
+    HANDSHAKES = "seawall_gateway_tls_handshakes_total" Counter ["listener", "kind"]
+        "Handshakes with clients that succeeded: full, or resumed from an earlier session.";
+    HANDSHAKES_FAILED = "seawall_gateway_tls_handshakes_failed_total" Counter ["listener", "reason"]
+        "Handshakes with clients that failed: closed, timeout, limit (too many under way), authority, name, expired, certificate (the client's), refused (by the client), incompatible, unmatched (no certificate for the name), malformed, unusable.";
+    HANDSHAKES_ACTIVE = "seawall_gateway_tls_handshakes_active" Gauge ["listener"] "Handshakes with clients under way.";
+    CERTIFICATE_EXPIRY = "seawall_gateway_tls_certificate_expiry_timestamp_seconds" Gauge ["of", "certificate"]
+        "When a certificate that is in use expires, by the listener or service that shows it and by its file.";
+    CERTIFICATE_CURRENT = "seawall_gateway_tls_certificates_current" Gauge ["of"]
+        "1 while certificates are in use as their files have them, 0 while changed files are refused.";
+    CERTIFICATE_LOADS = "seawall_gateway_tls_certificate_reloads_total" Counter ["of", "result"]
+        "Times that changed files of certificates were taken into use (ok) or refused.";
+    UPSTREAM_HANDSHAKES = "seawall_gateway_upstream_tls_handshakes_total" Counter ["service", "kind"]
+        "Handshakes with endpoints that succeeded: full, or resumed from an earlier session.";
+    UPSTREAM_HANDSHAKES_FAILED = "seawall_gateway_upstream_tls_handshakes_failed_total" Counter ["service", "reason"]
+        "Handshakes with endpoints that failed, by why, as for those with clients.";
     FUSE_ACTIVE = "seawall_gateway_fuse_active_requests" Gauge ["listener"] "Batch requests under way upstream, over all services.";
     FUSE_CONNECTIONS = "seawall_gateway_fuse_connections_open" Gauge ["listener"] "Connections to endpoints that batch requests use or left idle.";
     FUSE_CONNECTIONS_MAX = "seawall_gateway_fuse_connections_max" Gauge ["listener"] "Connections to endpoints that batch requests may have.";
@@ -577,6 +593,73 @@ impl Exporter {
             let ListenerFigures { shed_limit, shed_descriptors, .. } = &*listener.figures;
             for (reason, count) in [("limit", shed_limit), ("descriptors", shed_descriptors)] {
                 self.sample(&SHED_CONNECTIONS, &[&listener.name, reason], count.load(Relaxed) as f64);
+            }
+        }
+        self.handshakes(listeners);
+    }
+
+    fn handshakes(&mut self, listeners: &[Arc<ListenerState>]) {
+        let secured = || listeners.iter().filter(|listener| listener.tls.is_some());
+        self.begin(&HANDSHAKES);
+        for listener in secured() {
+            let Handshakes { full, resumed, .. } = &listener.figures.handshakes;
+            for (kind, count) in [("full", full), ("resumed", resumed)] {
+                self.sample(&HANDSHAKES, &[&listener.name, kind], count.load(Relaxed) as f64);
+            }
+        }
+        self.begin(&HANDSHAKES_FAILED);
+        for listener in secured() {
+            let Handshakes { failures, shed, .. } = &listener.figures.handshakes;
+            for (failure, count) in Failure::ALL.iter().zip(failures) {
+                let labels = [&*listener.name, failure.name()];
+                self.sample(&HANDSHAKES_FAILED, &labels, count.load(Relaxed) as f64);
+            }
+            self.sample(&HANDSHAKES_FAILED, &[&listener.name, "limit"], shed.load(Relaxed) as f64);
+        }
+        self.begin(&HANDSHAKES_ACTIVE);
+        for listener in secured() {
+            let active = listener.figures.handshakes.active.load(Relaxed);
+            self.sample(&HANDSHAKES_ACTIVE, &[&listener.name], active.into());
+        }
+    }
+
+    /// The certificates in use, by whose they are.
+    pub(crate) fn certificates(&mut self, all: &[(String, TlsStatus)]) {
+        self.begin(&CERTIFICATE_EXPIRY);
+        for (of, tls) in all {
+            for (index, certificate) in tls.certificates.iter().enumerate() {
+                let path = certificate.path.display().to_string();
+                // A file that is named twice is one certificate.
+                if tls.certificates[..index].iter().all(|earlier| earlier.path != certificate.path) {
+                    self.sample(&CERTIFICATE_EXPIRY, &[of, &path], certificate.not_after as f64);
+                }
+            }
+        }
+        self.begin(&CERTIFICATE_CURRENT);
+        for (of, tls) in all {
+            self.sample(&CERTIFICATE_CURRENT, &[of], f64::from(u8::from(tls.refused.is_none())));
+        }
+        self.begin(&CERTIFICATE_LOADS);
+        for (of, tls) in all {
+            for (result, count) in [("ok", tls.reloads), ("refused", tls.refusals)] {
+                self.sample(&CERTIFICATE_LOADS, &[of, result], count as f64);
+            }
+        }
+    }
+
+    /// TLS towards the endpoints of services.
+    pub(crate) fn upstream_tls(&mut self, services: &[(&str, &UpstreamTls)]) {
+        self.begin(&UPSTREAM_HANDSHAKES);
+        for (service, tls) in services {
+            let (full, resumed, _) = tls.handshakes();
+            for (kind, count) in [("full", full), ("resumed", resumed)] {
+                self.sample(&UPSTREAM_HANDSHAKES, &[service, kind], count as f64);
+            }
+        }
+        self.begin(&UPSTREAM_HANDSHAKES_FAILED);
+        for (service, tls) in services {
+            for (failure, count) in tls.handshakes().2 {
+                self.sample(&UPSTREAM_HANDSHAKES_FAILED, &[service, failure.name()], count as f64);
             }
         }
     }

@@ -519,7 +519,12 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
                 way.supply.forget(view.targets[index as usize].id);
                 continue;
             }
-            Err(AttemptError::Connect(_) | AttemptError::ConnectTimeout | AttemptError::Refused) => {
+            Err(
+                AttemptError::Connect(_)
+                | AttemptError::Tls(_)
+                | AttemptError::ConnectTimeout
+                | AttemptError::Refused,
+            ) => {
                 Failure::NoAnswer(Condition::ConnectFailure)
             }
             Err(AttemptError::Stale | AttemptError::Reset) => Failure::NoAnswer(Condition::Reset),

@@ -117,6 +117,7 @@ pub fn explain(config: &Config, request: &Request) -> Result<String, String> {
         path,
         query: request.query.as_deref(),
         header: &header,
+        identity: &[],
     });
     let mut text = explanation.to_string();
     if let Some(winner) = &explanation.route {
@@ -283,6 +284,7 @@ fn key(key: &policy::balance::HashKey) -> String {
         HashKey::Cookie(name) => format!("cookie `{name}`"),
         HashKey::ClientAddress => "client address".to_owned(),
         HashKey::Path => "path".to_owned(),
+        HashKey::Identity => "identity".to_owned(),
     }
 }
 

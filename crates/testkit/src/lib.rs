@@ -5,6 +5,7 @@
 //! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
 //! * [`load`] — epoll load generators; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
 //!   which a benchmark needs as its floor; [`station`] — a back end whose capacity is known.
+//! * [`tls`] — certificates made on the spot, and a client that speaks TLS.
 //! * [`wait`] — waiting on a state instead of sleeping; [`temp`] — directories that vanish; [`alloc`] — an
 //!   allocator that counts.
 //!
@@ -22,6 +23,7 @@ pub mod process;
 pub mod station;
 pub mod sys;
 pub mod temp;
+pub mod tls;
 pub mod upstream;
 pub mod wait;
 

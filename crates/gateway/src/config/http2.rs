@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "ListenerHttp2")]
 pub struct ListenerHttp2 {
-    /// Whether clients may speak it: those that begin with its preface (h2c with prior knowledge), and those that ask for
-    /// it by ALPN where there is TLS.
+    /// Whether clients without TLS may speak it, by beginning with its preface (h2c with prior knowledge). With TLS,
+    /// `tls.alpn` says what is offered.
     pub enabled: bool,
     /// Requests under way at once on one connection.
     pub streams_max: u32,

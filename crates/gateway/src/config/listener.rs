@@ -7,7 +7,7 @@ use policy::bulkhead::BulkheadParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::ListenerHttp2;
+use super::{HttpsRedirect, ListenerHttp2, ListenerTls};
 
 /// An address where requests come in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,12 @@ pub struct Listener {
     /// How many requests of a `batch` listener go upstream at once, and how many wait; every default when absent.
     #[serde(default)]
     pub fuse: Option<Fuse>,
+    /// TLS towards clients. Absent: none.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
+    /// Sends every client to the same place over TLS instead of serving it. Only for a listener without TLS.
+    #[serde(default)]
+    pub https_redirect: Option<HttpsRedirect>,
     /// Networks of proxies whose `Forwarded`, `X-Forwarded-*`, deadline, criticality and attempt headers are believed.
     /// From anybody else these headers are removed.
     #[serde(default)]
@@ -55,6 +61,8 @@ impl Listener {
             name: None,
             role: Role::default(),
             fuse: None,
+            tls: None,
+            https_redirect: None,
             trusted: Vec::new(),
             connections_max: connections_max_default(),
             timeouts: ClientTimeouts::default(),

@@ -9,6 +9,7 @@ mod process;
 mod quota;
 mod route;
 mod service;
+mod tls;
 
 pub use http2::{ListenerHttp2, Protocol, UpstreamHttp2};
 pub use listener::{ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, Role};
@@ -22,6 +23,10 @@ pub use route::{
 };
 pub use service::{
     Dns, EndpointParams, FileSd, Health, HealthCheck, HealthKeys, Service, Sticky, UpstreamTimeouts,
+};
+pub use tls::{
+    Alpn, Authorities, Certificate, ClientAuth, ClientCertificate, HttpsRedirect, ListenerTls, ServiceTls,
+    TlsVersion, Unmatched,
 };
 
 use std::collections::BTreeMap;

@@ -19,7 +19,7 @@ use policy::throttle::ThrottleParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Mode, Protocol, UpstreamHttp2};
+use super::{Mode, Protocol, ServiceTls, UpstreamHttp2};
 
 /// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns` and `file` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +31,8 @@ pub struct Service {
     pub dns: Option<Dns>,
     /// Endpoints from a Prometheus `file_sd` file.
     pub file: Option<FileSd>,
+    /// TLS towards endpoints, for requests and health checks alike. Absent: none.
+    pub tls: Option<ServiceTls>,
     /// What they are spoken to in.
     pub protocol: Protocol,
     /// HTTP/2, where that is spoken.
@@ -83,6 +85,7 @@ impl Default for Service {
             endpoints: Vec::new(),
             dns: None,
             file: None,
+            tls: None,
             protocol: Protocol::default(),
             http2: UpstreamHttp2::default(),
             balance: Balance::default(),
@@ -297,7 +300,7 @@ pub enum HealthCheck {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTimeouts {
-    /// For a connection.
+    /// For a connection, TLS included.
     pub connect: Span,
     /// For the head of an answer, per attempt.
     pub attempt: Span,

@@ -8,11 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
-use policy::Ended;
-use policy::attempts::RetryPolicyParams;
-use policy::breaker::{CallEnd, Permit};
-
 use super::buffers::Buffer;
 use super::classify::{Plan, Request, Runs};
 use super::conn::{Conn, poll_flush};
@@ -27,15 +22,22 @@ use crate::codec::{
     Body, FieldId, FieldStorage, Framing, Limits, Malformed, Parsed, ResponseHead, parse_response,
     write_decimal,
 };
-use crate::config;
-use crate::service::{Notice, Service, Target};
+use crate::config::{self, Alpn};
+use crate::service::{Notice, Service, Target, View};
 use crate::snapshot::{Local, Seen};
+use crate::tls::{Failure, Security};
+use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
+use policy::Ended;
+use policy::attempts::RetryPolicyParams;
+use policy::breaker::{CallEnd, Permit};
 
 /// Why an attempt brought no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttemptError {
     #[error("the endpoint does not accept a connection")]
     Connect(#[source] io::Error),
+    #[error("the connection to the endpoint could not be secured")]
+    Tls(#[source] io::Error),
     #[error("the endpoint did not accept a connection in time")]
     ConnectTimeout,
     #[error("the endpoint did not begin with the request")]
@@ -74,7 +76,9 @@ impl AttemptError {
     /// Whose fault it is, and whether another attempt could help without doing harm.
     pub(crate) fn fault(&self) -> Fault {
         let (who, retry) = match self {
-            Self::Connect(_) | Self::ConnectTimeout | Self::Refused => (Party::Upstream, Retry::Safe),
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout | Self::Refused => {
+                (Party::Upstream, Retry::Safe)
+            }
             Self::Stale | Self::Reset | Self::Timeout => (Party::Upstream, Retry::IfIdempotent),
             Self::Malformed(_) | Self::Overdue => (Party::Upstream, Retry::Never),
             Self::Deadline
@@ -90,7 +94,7 @@ impl AttemptError {
     /// What the client is told.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => Reason::ConnectFailed,
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout => Reason::ConnectFailed,
             Self::Refused | Self::Stale | Self::Reset => Reason::UpstreamReset,
             Self::Timeout => Reason::UpstreamTimeout,
             Self::Deadline | Self::Overdue => Reason::DeadlineExceeded,
@@ -109,6 +113,7 @@ impl AttemptError {
             Self::Malformed(malformed) | Self::BodyMalformed(malformed) => {
                 Refusal { detail: malformed.name(), ..refusal }
             }
+            Self::Tls(error) => Refusal { detail: Failure::of(error).detail(), ..refusal },
             _ => refusal,
         }
     }
@@ -296,14 +301,20 @@ async fn send_and_wait(
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
-    let (stream, pooled) = if view.params.protocol == config::Protocol::H2 {
-        // Boxed: attempts over HTTP/1.1 do not carry its room.
-        (Box::pin(join(way, flight.index(), deadline)).await?, false)
-    } else {
-        match way.supply.take(flight.target().id, now) {
-            Some(stream) => (stream, true),
-            None => (connect(way, Stream::open(flight.target()), deadline).await?, false),
+    let (stream, pooled) = match spoken(view) {
+        config::Protocol::H1 => {
+            let fits = |stream: &Stream| stream.fits(&view.security);
+            match way.supply.take(flight.target().id, now).filter(fits) {
+                Some(stream) => (stream, true),
+                None => {
+                    let target = flight.target();
+                    let opening = Stream::open(target.address, target.endpoint.name(), &view.security, &[Alpn::Http11]);
+                    (connect(way, opening, deadline).await?, false)
+                }
+            }
         }
+        // Boxed: attempts over HTTP/1.1 alone do not carry its room.
+        protocol => Box::pin(join(way, flight.index(), protocol, now, deadline)).await?,
     };
     if pooled {
         worker.metrics.reuses.one();
@@ -348,24 +359,65 @@ async fn send_and_wait(
     Ok(Incoming { stream: exchange.stream, status, download, after, persists, dont_retry, upgraded })
 }
 
-/// Takes a place on a connection of HTTP/2 to the endpoint at `index`, which this worker's requests share.
-async fn join(way: &Attempts<'_>, index: u32, deadline: Deadline) -> Result<Stream, AttemptError> {
-    let (worker, params) = (way.worker, &way.view.params);
-    let target = way.view.targets[index as usize].id;
-    if let Some(stream) = worker.links.take(target) {
-        worker.metrics.reuses.one();
-        return Ok(stream);
+/// What the endpoints of `view` may be spoken to in: by their own choice only where there is TLS to choose by.
+fn spoken(view: &View) -> config::Protocol {
+    match (view.params.protocol, &view.security) {
+        (config::Protocol::Auto, Security::Plain) => config::Protocol::H1,
+        (protocol, _) => protocol,
     }
-    let link = || LinkParams {
-        scheme: http::uri::Scheme::HTTP,
+}
+
+/// Takes a place on a connection of HTTP/2 to the endpoint at `index`, which this worker's requests share, or a connection of
+/// HTTP/1.1 where the endpoint may choose and chooses that. Answers whether it comes from the pool.
+async fn join(
+    way: &Attempts<'_>,
+    index: u32,
+    protocol: config::Protocol,
+    now: Instant,
+    deadline: Deadline,
+) -> Result<(Stream, bool), AttemptError> {
+    let (worker, params, security) = (way.worker, &way.view.params, &way.view.security);
+    let target = &way.view.targets[index as usize];
+    if let Some(stream) = worker.links.take(target.id, security) {
+        worker.metrics.reuses.one();
+        return Ok((stream, false));
+    }
+    let mut chosen = None;
+    if protocol == config::Protocol::Auto {
+        if let Some(stream) = way.supply.take(target.id, now).filter(|stream| stream.fits(security)) {
+            return Ok((stream, true));
+        }
+        let offer = &[Alpn::Http2, Alpn::Http11];
+        let opening = Stream::open(target.address, target.endpoint.name(), security, offer);
+        let stream = connect(way, opening, deadline).await?;
+        if stream.alpn() != Some(Alpn::Http2) {
+            return Ok((stream, false));
+        }
+        chosen = Some(stream);
+    }
+    let link = LinkParams {
+        security: security.clone(),
         http2: params.http2.clone(),
         connect_timeout: params.timeouts.connect.get(),
         keep: params.timeouts.idle.get(),
         head_max: params.response_head_max.as_len(),
     };
     let view = Rc::clone(way.view);
-    let open = || async move { Stream::open(&view.targets[index as usize]).await };
-    connect(way, Links::open(worker, target, link, open), deadline).await
+    let open = || async move {
+        if let Some(stream) = chosen {
+            return Ok(stream);
+        }
+        let target = &view.targets[index as usize];
+        let name = target.endpoint.name();
+        let stream = Stream::open(target.address, name, &view.security, &[Alpn::Http2]).await?;
+        match stream.alpn() {
+            None if !matches!(view.security, Security::Plain) => {
+                Err(OpenError::Secure(io::Error::other("it does not speak HTTP/2")))
+            }
+            _ => Ok(stream),
+        }
+    };
+    Ok((connect(way, Links::open(worker, target.id, link, open), deadline).await?, false))
 }
 
 /// Opens a connection. Nothing of the request has been sent yet, so a failure is always safe to try elsewhere.
@@ -386,10 +438,12 @@ async fn connect(
                 // Our shortage says nothing about the endpoint.
                 return Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)));
             }
-            Poll::Ready(Err(OpenError::Connect(error))) => {
-                return Poll::Ready(Err(AttemptError::Connect(error)));
+            Poll::Ready(result) => {
+                return Poll::Ready(result.map_err(|error| match error {
+                    OpenError::Connect(error) => AttemptError::Connect(error),
+                    OpenError::Secure(error) => AttemptError::Tls(error),
+                }));
             }
-            Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
             Poll::Pending => {}
         }
         if way.upload.borrow().arrived() && way.conn.poll_gone(cx, &worker.buffers).is_ready() {

@@ -12,12 +12,14 @@ use super::conn::Conn;
 use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
 use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
-use crate::forwarded;
+use crate::config::HttpsRedirect;
+use crate::forwarded::{self, Scheme};
 use crate::fuse::{CLASS_MAX, Fuse};
 use crate::quota::Asked;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::{Degraded, View};
 use crate::snapshot::{Local, RouteState, Seen};
+use crate::tls::Identity;
 
 /// Longest deadline that a caller may set: beyond it a number is nonsense or an attack on timers.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -143,6 +145,9 @@ pub(crate) fn classify(
     if worker.buffers.exhausted() {
         return Err(refuse(Reason::OutOfBuffers.into(), None));
     }
+    if let Some(redirect) = &conn.listener.params.https_redirect {
+        return Err(refuse(to_https(redirect, head), None));
+    }
     let local = worker.local();
     let mut normal = worker.path_scratch.borrow_mut();
     let path = match head.target.form {
@@ -151,10 +156,20 @@ pub(crate) fn classify(
             .map_err(|_| refuse(Reason::BadPath.into(), None))?,
     };
     let find = |name: &str| {
+        if local.snapshot.is_identity_header(name.as_bytes()) {
+            return None;
+        }
         head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
     };
-    let query =
-        Query { host: head.host, method: head.method_text, path, query: head.target.query, header: &find };
+    let identity = conn.identity();
+    let query = Query {
+        host: head.host,
+        method: head.method_text,
+        path,
+        query: head.target.query,
+        header: &find,
+        identity: identity.map(Identity::names).unwrap_or_default(),
+    };
     let found = match local.snapshot.router.find(&query) {
         Ok(found) => found,
         Err(NotFound::NoRoute) => return Err(refuse(Reason::NoRoute.into(), None)),
@@ -184,7 +199,13 @@ pub(crate) fn classify(
         return Err(refuse(Reason::BodyTooLarge.into(), known));
     }
 
-    let key_of = |by: &HashKey| hash_key(by, head, path, client);
+    let key_of = |by: &HashKey| match by {
+        HashKey::Header(name) => find(name).map(policy::hash),
+        HashKey::Cookie(name) => cookie(head.fields, name).map(policy::hash),
+        HashKey::ClientAddress => Some(hash_address(client)),
+        HashKey::Path => Some(policy::hash(path.as_bytes())),
+        HashKey::Identity => identity.map(|identity| policy::hash(identity.name().as_bytes())),
+    };
 
     let mut service_view = None;
     let mut degraded = None;
@@ -222,7 +243,18 @@ pub(crate) fn classify(
                 }
                 None => {
                     let captures = &found.captures;
-                    write_head(&mut wire, bytes, head, path, conn, criticality, &view, compiled, captures);
+                    write_head(
+                        &mut wire,
+                        bytes,
+                        head,
+                        path,
+                        conn,
+                        &local,
+                        criticality,
+                        &view,
+                        compiled,
+                        captures,
+                    );
                     Plan::Forward { view, service, head: wire }
                 }
             }
@@ -351,21 +383,30 @@ fn number(value: &[u8]) -> Option<f64> {
     (cost.is_finite() && cost >= 0.0).then_some(cost)
 }
 
-fn hash_key(by: &HashKey, head: &RequestHead<'_, '_>, path: &str, client: std::net::IpAddr) -> Option<u64> {
-    match by {
-        HashKey::Header(name) => head
-            .fields
-            .iter()
-            .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|field| policy::hash(field.value)),
-        HashKey::Cookie(name) => cookie(head.fields, name).map(policy::hash),
-        HashKey::ClientAddress => Some(match client {
-            std::net::IpAddr::V4(ip) => policy::hash(&ip.octets()),
-            // A client of IPv6 owns a /64 at the least.
-            std::net::IpAddr::V6(ip) => policy::hash(&ip.octets()[..8]),
-        }),
-        HashKey::Path => Some(policy::hash(path.as_bytes())),
+fn hash_address(client: std::net::IpAddr) -> u64 {
+    match client {
+        std::net::IpAddr::V4(ip) => policy::hash(&ip.octets()),
+        // A client of IPv6 owns a /64 at the least.
+        std::net::IpAddr::V6(ip) => policy::hash(&ip.octets()[..8]),
     }
+}
+
+/// Sends the client to the same place over TLS. A host that cannot stand in a location, or none, is no place.
+fn to_https(redirect: &HttpsRedirect, head: &RequestHead<'_, '_>) -> Refusal {
+    let Some(host) = forwarded::host_of(head.host).filter(|_| head.target.form != Form::Asterisk) else {
+        return Refusal { status: 400, ..Reason::HttpsOnly.into() };
+    };
+    let mut fields = format!("location: https://{host}");
+    if redirect.port != 443 {
+        fields.push_str(&format!(":{}", redirect.port));
+    }
+    fields.push_str(head.target.path);
+    if let Some(query) = head.target.query {
+        fields.push('?');
+        fields.push_str(query);
+    }
+    fields.push_str("\r\n");
+    Refusal { status: redirect.status, fields: Some(fields.into_bytes().into()), ..Reason::HttpsOnly.into() }
 }
 
 /// The value of the cookie called `name`.
@@ -386,6 +427,7 @@ fn write_head(
     head: &RequestHead<'_, '_>,
     path: &str,
     conn: &Conn,
+    local: &Local,
     criticality: Criticality,
     view: &View,
     compiled: &crate::router::CompiledRoute,
@@ -409,7 +451,8 @@ fn write_head(
     let mut runs = Runs::over(bytes);
     for field in head.fields {
         let drop = match field.id {
-            FieldId::Other | FieldId::Cookie => false,
+            FieldId::Other => local.snapshot.is_identity_header(field.name),
+            FieldId::Cookie => false,
             id => is_dropped(id),
         };
         if drop || compiled.removes_request_field(field.name) {
@@ -438,13 +481,19 @@ fn write_head(
     if head.expect_continue {
         out.extend_from_slice(b"expect: 100-continue\r\n");
     }
-    forwarded::write(conn.peer, conn.trusted, head.host, head.fields, out);
+    let scheme = if conn.tls.is_some() { Scheme::Https } else { Scheme::Http };
+    forwarded::write(conn.peer, scheme, conn.trusted, head.host, head.fields, out);
     if view.params.via {
         out.extend_from_slice(b"via: 1.1 seawall\r\n");
     }
     out.extend_from_slice(b"seawall-criticality: ");
     out.extend_from_slice(criticality.name().as_bytes());
     out.extend_from_slice(b"\r\n");
+    if let Some((name, identity)) = conn.identity_field() {
+        for part in [name, ": ", identity.name(), "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
     out.extend_from_slice(compiled.request_fields());
 }
 

@@ -10,7 +10,9 @@ use std::task::{Context, Poll, ready};
 use super::buffers::{Buffer, Buffers};
 use super::stream::Stream;
 use super::wheel::Alarm;
+use crate::config::Alpn;
 use crate::listen::ListenerState;
+use crate::tls::{Agreed, Identity};
 
 /// Requests that a client sent ahead of their turn are read up to this many bytes, then left in the kernel.
 const AHEAD_MAX: usize = 16 * 1024;
@@ -18,6 +20,8 @@ const AHEAD_MAX: usize = 16 * 1024;
 /// A client's connection.
 pub(crate) struct Conn {
     pub(crate) stream: RefCell<Stream>,
+    /// What both sides agreed on, and who the client proved to be; `None` without TLS.
+    pub(crate) tls: Option<Rc<Agreed>>,
     pub(crate) peer: IpAddr,
     pub(crate) listener: Arc<ListenerState>,
     /// Whether the peer's forwarding, deadline and criticality headers are believed.
@@ -41,10 +45,17 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: Stream, peer: IpAddr, listener: Arc<ListenerState>, alarm: Rc<Alarm>) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        tls: Option<Box<Agreed>>,
+        peer: IpAddr,
+        listener: Arc<ListenerState>,
+        alarm: Rc<Alarm>,
+    ) -> Self {
         let trusted = listener.params.trusted.iter().any(|network| network.contains(peer));
         Self {
             stream: RefCell::new(stream),
+            tls: tls.map(Rc::from),
             peer,
             listener,
             trusted,
@@ -59,6 +70,7 @@ impl Conn {
     pub(crate) fn of_stream(parent: &Self, stream: Stream, alarm: Rc<Alarm>) -> Self {
         Self {
             stream: RefCell::new(stream),
+            tls: parent.tls.clone(),
             peer: parent.peer,
             listener: Arc::clone(&parent.listener),
             trusted: parent.trusted,
@@ -71,7 +83,23 @@ impl Conn {
 
     /// Whether the connection can still be of any protocol: nothing has been asked on it yet.
     pub(crate) fn is_new(&self) -> bool {
-        self.counted && self.requests.get() == 0
+        self.counted && self.tls.is_none() && self.requests.get() == 0
+    }
+
+    /// The protocol that is spoken above TLS or TCP. A client that named none speaks HTTP/1.1.
+    pub(crate) fn protocol(&self) -> Alpn {
+        self.tls.as_ref().and_then(|agreed| agreed.alpn).unwrap_or(Alpn::Http11)
+    }
+
+    /// Who the client proved to be.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.tls.as_ref()?.identity.as_ref()
+    }
+
+    /// The header that tells who the client proved to be, if it is told.
+    pub(crate) fn identity_field(&self) -> Option<(&str, &Identity)> {
+        let name = self.listener.params.tls.as_ref()?.identity_header.as_deref()?;
+        Some((name, self.identity()?))
     }
 
     /// Whether the connection has had as many requests as it may.

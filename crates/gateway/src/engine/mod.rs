@@ -6,6 +6,7 @@ pub(crate) mod classify;
 pub(crate) mod conn;
 pub(crate) mod download;
 pub(crate) mod h2;
+mod handshake;
 pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod slots;

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use super::stream::{OpenError, Stream};
 use super::worker::Worker;
 use crate::codec::{Body, FieldId, FieldStorage, Limits, Method, Parsed, parse_response};
+use crate::config::Alpn;
 use crate::service::View;
 use crate::snapshot::Seen;
 
@@ -40,11 +41,17 @@ pub(crate) fn send(worker: &Rc<Worker>, view: &Rc<Seen>) {
 
 async fn probe(worker: &Worker, view: &View, index: u32, request: &str) -> io::Result<()> {
     let target = &view.targets[index as usize];
-    let mut stream = match worker.pool.take(target.id) {
+    let host = target.endpoint.name();
+    let fits = |stream: &Stream| stream.fits(&view.security);
+    let mut stream = match worker.pool.take(target.id).filter(fits) {
         Some(stream) => stream,
-        None => Stream::open(target).await.map_err(|OpenError::Connect(error)| error)?,
+        None => {
+            let opening = Stream::open(target.address, host, &view.security, &[Alpn::Http11]);
+            opening.await.map_err(OpenError::into_inner)?
+        }
     };
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = worker.buffers.take();
     let limits = Limits { head_bytes: view.params.response_head_max.as_len(), ..Limits::default() };
     loop {

@@ -4,7 +4,7 @@
 //! for it; they have no box, no virtual call and no buffer of their own.
 
 use std::io::{self, IoSlice};
-use std::net::TcpStream as Socket;
+use std::net::{SocketAddr, TcpStream as Socket};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -13,11 +13,13 @@ use tokio::net::TcpStream;
 
 use super::h2::client::Asking;
 use super::h2::server::Asked;
-use crate::service::Target;
+use crate::config::Alpn;
+use crate::tls::{Security, Session, TlsStream};
 
 /// A connection to a client or to an endpoint.
 pub(crate) enum Stream {
     Plain(TcpStream),
+    Tls(TlsStream),
     /// A client's stream of HTTP/2, shown as a connection.
     Asked(Box<Asked>),
     /// A stream of HTTP/2 to an endpoint, shown as a connection.
@@ -29,22 +31,61 @@ pub(crate) enum Stream {
 pub(crate) enum OpenError {
     /// It does not accept one.
     Connect(io::Error),
+    /// It does, and cannot be talked to in private.
+    Secure(io::Error),
+}
+
+impl OpenError {
+    pub(crate) fn into_inner(self) -> io::Error {
+        match self {
+            Self::Connect(error) | Self::Secure(error) => error,
+        }
+    }
 }
 
 impl Stream {
-    /// Opens a connection to `target`.
-    pub(crate) async fn open(target: &Target) -> Result<Self, OpenError> {
-        let socket = TcpStream::connect(target.address).await.map_err(OpenError::Connect)?;
+    /// Opens a connection to the endpoint that the configuration calls `name`, and offers these protocols where there is TLS.
+    pub(crate) async fn open(
+        address: SocketAddr,
+        name: &str,
+        security: &Security,
+        offer: &[Alpn],
+    ) -> Result<Self, OpenError> {
+        let socket = TcpStream::connect(address).await.map_err(OpenError::Connect)?;
         // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
         let _ = socket.set_nodelay(true);
-        Ok(Self::Plain(socket))
+        match security {
+            Security::Plain => Ok(Self::Plain(socket)),
+            Security::Tls(tls) => {
+                tls.connect(socket, name, offer).await.map(Self::Tls).map_err(OpenError::Secure)
+            }
+            Security::Unusable => Err(OpenError::Secure(io::Error::other("its service's TLS is not loaded"))),
+        }
     }
 
     /// The socket below; a stream of HTTP/2 has none of its own.
     pub(crate) fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(socket) => Some(socket),
+            Self::Tls(tls) => Some(tls.socket()),
             Self::Asked(_) | Self::Asking(_) => None,
+        }
+    }
+
+    /// The protocol that TLS agreed on.
+    pub(crate) fn alpn(&self) -> Option<Alpn> {
+        match self {
+            Self::Tls(tls) => tls.tls().alpn_protocol().and_then(Alpn::of_wire),
+            _ => None,
+        }
+    }
+
+    /// Whether it was opened as `security`, what its service asks for now.
+    pub(crate) fn fits(&self, security: &Security) -> bool {
+        match (self, security) {
+            (Self::Plain(_), Security::Plain) => true,
+            (Self::Tls(stream), Security::Tls(tls)) => stream.belongs_to(tls),
+            _ => false,
         }
     }
 
@@ -54,6 +95,7 @@ impl Stream {
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => read_socket(socket, cx, into),
+            Self::Tls(tls) => tls.poll_read(cx, into),
             Self::Asked(stream) => stream.poll_read(cx, into),
             Self::Asking(stream) => stream.poll_read(cx, into),
         }
@@ -64,6 +106,7 @@ impl Stream {
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => socket.poll_read_ready(cx),
+            Self::Tls(tls) => tls.poll_read_ready(cx),
             // Nobody waits for the first byte of a stream: it is there.
             Self::Asked(_) | Self::Asking(_) => Poll::Ready(Ok(())),
         }
@@ -74,6 +117,7 @@ impl Stream {
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(tls) => tls.poll_write(cx, bytes),
             Self::Asked(stream) => stream.poll_write(cx, bytes),
             Self::Asking(stream) => stream.poll_write(cx, bytes),
         }
@@ -84,6 +128,7 @@ impl Stream {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => tls.poll_flush(cx),
             Self::Asked(stream) => stream.poll_flush(cx),
             Self::Asking(stream) => stream.poll_flush(cx),
         }
@@ -94,6 +139,7 @@ impl Stream {
     pub(crate) fn try_write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_write_vectored(pieces),
+            Self::Tls(tls) => tls.try_write_vectored(pieces),
             // Whoever takes this for written waits for `poll_flush`, and is woken then.
             stream => {
                 let mut cx = Context::from_waker(Waker::noop());
@@ -113,6 +159,9 @@ impl Stream {
 
     /// Tells the other side that no more comes.
     pub(crate) fn close_write(&mut self) {
+        if let Self::Tls(tls) = self {
+            tls.say_goodbye();
+        }
         if let Some(socket) = self.socket() {
             let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
         }
@@ -121,20 +170,24 @@ impl Stream {
     /// Makes closing the connection a reset, which nobody takes for the end of a whole message.
     pub(crate) fn break_off(&mut self) {
         match self {
-            Self::Plain(socket) => {
-                // Fails only when the connection is gone already.
-                let _ = socket2::SockRef::from(&*socket).set_linger(Some(std::time::Duration::ZERO));
-            }
+            Self::Tls(tls) => tls.leave_unsaid(),
             Self::Asked(stream) => stream.break_off(),
-            // Dropping it is a reset unless all has come.
-            Self::Asking(_) => {}
+            Self::Plain(_) | Self::Asking(_) => {}
+        }
+        if let Some(socket) = self.socket() {
+            // Fails only when the connection is gone already.
+            let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
         }
     }
 
     /// Takes it off its runtime, so that another worker may have it.
     pub(crate) fn park(self) -> io::Result<Parked> {
         match self {
-            Self::Plain(socket) => Ok(Parked { socket: socket.into_std()? }),
+            Self::Plain(socket) => Ok(Parked { socket: socket.into_std()?, session: None }),
+            Self::Tls(tls) => {
+                let (socket, session) = tls.into_parts()?;
+                Ok(Parked { socket, session: Some(session) })
+            }
             Self::Asked(_) | Self::Asking(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -149,12 +202,17 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) socket: Socket,
+    session: Option<Box<Session>>,
 }
 
 impl Parked {
     /// Puts it on the runtime of whoever calls.
     pub(crate) fn unpark(self) -> io::Result<Stream> {
-        Ok(Stream::Plain(TcpStream::from_std(self.socket)?))
+        let socket = TcpStream::from_std(self.socket)?;
+        Ok(match self.session {
+            None => Stream::Plain(socket),
+            Some(session) => Stream::Tls(TlsStream::from_parts(socket, session)),
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::buffers::Buffers;
 use super::conn::Conn;
+use super::handshake;
 use super::h2;
 use super::h2::client::Links;
 use super::pool::Pool;
@@ -27,6 +28,7 @@ use super::stream::Stream;
 use super::wheel::{Alarm, Wheel};
 use crate::access_log::AccessLog;
 use crate::answer::{After, Date, Reason, refuse};
+use crate::config::Alpn;
 use crate::listen::{Listener, ListenerState};
 use crate::metrics::WorkerMetrics;
 use crate::road::{self, Next};
@@ -408,38 +410,84 @@ async fn connection<F: Future<Output = Next> + 'static>(
     worker.next_connection.set(id + 1);
     let alarm = Alarm::new();
     worker.alarms.borrow_mut().insert(id, Rc::clone(&alarm));
-    let conn = Rc::new(Conn::new(Stream::Plain(stream), peer.ip(), listener, alarm));
+    let opened = Opened { worker: &worker, id };
+    let (stream, agreed) = match &listener.tls {
+        None => (Stream::Plain(stream), None),
+        // Boxed: connections without TLS would carry its room.
+        Some(tls) => match Box::pin(handshake::agree(&worker, stream, &listener, tls, &alarm)).await {
+            Some((stream, agreed)) => (stream, Some(agreed)),
+            None => {
+                listener.on_close();
+                return;
+            }
+        },
+    };
+    let conn = Rc::new(Conn::new(stream, agreed, peer.ip(), listener, alarm));
     if worker.shared.phase() == Phase::Finishing {
         // Accepted at the last moment: the runtime has to look at it before it can tell whether a request has come along.
         tokio::task::yield_now().await;
     }
+    // Whatever TLS agreed on takes its own way from here.
+    match conn.protocol() {
+        Alpn::Http11 => serve(&worker, &slots, &conn, request).await,
+        Alpn::Http2 => {
+            Box::pin(h2::server::serve(&worker, &conn, &slots, request)).await;
+            linger(&worker, &conn).await;
+        }
+    }
+    drop(opened);
+}
+
+/// Serves HTTP/1.1, request by request.
+async fn serve<F: Future<Output = Next> + 'static>(
+    worker: &Rc<Worker>,
+    slots: &Rc<Slots<F>>,
+    conn: &Rc<Conn>,
+    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F + Copy + 'static,
+) {
+    let mut waiting = (conn.requests.get(), worker.now());
     loop {
-        if !conn.has_carry() && !idle(&worker, &conn).await {
+        // Bytes that make no request, such as a part of a TLS record, do not begin the wait anew.
+        if waiting.0 != conn.requests.get() {
+            waiting = (conn.requests.get(), worker.now());
+        }
+        if !conn.has_carry() && !idle(worker, conn, waiting.1).await {
             break;
         }
-        match slots.run(|| request(Rc::clone(&worker), Rc::clone(&conn))).await {
+        match slots.run(|| request(Rc::clone(worker), Rc::clone(conn))).await {
             Next::Idle => {}
             Next::Close => break,
             Next::Http2 => {
                 // Boxed: connections of HTTP/1.1 do not carry its room.
-                Box::pin(h2::server::serve(&worker, &conn, &slots, request)).await;
-                linger(&worker, &conn).await;
+                Box::pin(h2::server::serve(worker, conn, slots, request)).await;
+                linger(worker, conn).await;
                 break;
             }
             Next::Linger => {
-                linger(&worker, &conn).await;
+                linger(worker, conn).await;
                 break;
             }
         }
     }
-    worker.alarms.borrow_mut().remove(&id);
 }
 
-/// Waits for the next request; answers false when the connection is to be closed instead.
-async fn idle(worker: &Worker, conn: &Conn) -> bool {
+/// An open connection, as the worker knows it.
+struct Opened<'a> {
+    worker: &'a Worker,
+    id: u64,
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.worker.alarms.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Waits for the next request, from `since` on; answers false when the connection is to be closed instead.
+async fn idle(worker: &Worker, conn: &Conn, since: Instant) -> bool {
     // The first request is waited for as long as any other: browsers and pools connect ahead of need.
     let timeout = conn.listener.params.timeouts.idle;
-    worker.wheel.set(&conn.alarm, worker.now().after(timeout.get()));
+    worker.wheel.set(&conn.alarm, since.after(timeout.get()));
     std::future::poll_fn(|cx| {
         conn.alarm.wake_me(cx.waker());
         if conn.stream.borrow().poll_read_ready(cx).is_ready() {

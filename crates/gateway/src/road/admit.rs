@@ -103,6 +103,7 @@ impl<'a> Admitted<'a> {
             AttemptError::Deadline | AttemptError::ClientGone => self.give_up(now),
             // It never got there, or not whole, or was not begun with. Breakers and ejection see to endpoints that are down.
             AttemptError::Connect(_)
+            | AttemptError::Tls(_)
             | AttemptError::Refused
             | AttemptError::Stale
             | AttemptError::NoEndpoint(_)

@@ -41,6 +41,7 @@ use policy::balance::Balancer;
 use policy::{Endpoint, Fleet};
 
 use crate::config;
+use crate::tls::Security;
 
 /// One endpoint: where it is, and what this process has learnt about it.
 pub struct Target {
@@ -82,6 +83,8 @@ pub struct View {
     pub degradation: Option<Arc<Degradation>>,
     /// Bounds what is under way.
     pub bulkhead: Arc<Places>,
+    /// How connections to endpoints are secured.
+    pub(crate) security: Security,
     /// Finds the endpoint that a client's cookie names, if the service is sticky.
     pub sticky: Option<policy::sticky::Sticky>,
 }

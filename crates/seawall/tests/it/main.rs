@@ -22,6 +22,7 @@ mod rough;
 mod routes;
 mod sim;
 mod strict;
+mod tls;
 mod up;
 
 use std::path::{Path, PathBuf};

@@ -51,6 +51,27 @@ fn check_one(listener: &Listener, place: &mut Place<'_>) {
             place.at("trusted").item(index).warn(format!("{network} trusts everybody"), remedy);
         }
     }
+    if let Some(tls) = &listener.tls {
+        super::tls::listener(tls, &mut place.at("tls"));
+    }
+    if let Some(redirect) = &listener.https_redirect {
+        let mut place = place.at("https_redirect");
+        if listener.tls.is_some() {
+            place.error(
+                "a listener with TLS would send its clients to where they are",
+                "put `https_redirect` on a listener without TLS",
+            );
+        }
+        if redirect.port == 0 {
+            place
+                .at("port")
+                .error("nobody can be sent to port 0", "write the port that clients see, such as 443");
+        }
+        if !matches!(redirect.status, 301 | 302 | 307 | 308) {
+            let message = format!("{} is no status of a redirect that keeps the path", redirect.status);
+            place.at("status").error(message, "write 308, or 301, 302 or 307");
+        }
+    }
     if let Some(fuse) = &listener.fuse {
         let mut place = place.at("fuse");
         if listener.role != Role::Batch {

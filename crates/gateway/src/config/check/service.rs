@@ -13,6 +13,9 @@ pub(super) fn check(name: &str, service: &Service, place: &mut Place<'_>) {
     plain_name(place, name);
     check_source(service, place);
     check_balance(service, place);
+    if let Some(tls) = &service.tls {
+        super::tls::service(tls, &mut place.at("tls"));
+    }
     if service.active_per_endpoint == 0 {
         let mut place = place.at("active_per_endpoint");
         place.error("with 0 requests no endpoint is ever asked", "allow some, such as 10000");

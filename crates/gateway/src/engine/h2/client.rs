@@ -27,11 +27,13 @@ use crate::engine::pool::IdHasher;
 use crate::engine::stream::{OpenError, Stream};
 use crate::engine::wheel::Alarm;
 use crate::engine::worker::Worker;
+use crate::tls::Security;
 
 /// A connection of HTTP/2 to an endpoint.
 struct Link {
     sender: RefCell<SendRequest<Bytes>>,
-    scheme: Scheme,
+    /// As what it was opened.
+    security: Security,
     /// Requests under way, and how many there may be whatever the endpoint allows.
     active: Cell<usize>,
     active_max: usize,
@@ -43,6 +45,13 @@ struct Link {
 }
 
 impl Link {
+    fn scheme(&self) -> &'static Scheme {
+        match self.security {
+            Security::Plain => &Scheme::HTTP,
+            _ => &Scheme::HTTPS,
+        }
+    }
+
     /// Whether it can take another request now.
     fn has_room(&self) -> bool {
         if self.gone.get() {
@@ -99,7 +108,7 @@ pub(crate) struct Links {
 
 /// How a link is opened.
 pub(crate) struct LinkParams {
-    pub(crate) scheme: Scheme,
+    pub(crate) security: Security,
     pub(crate) http2: config::UpstreamHttp2,
     /// How long opening may take.
     pub(crate) connect_timeout: Duration,
@@ -110,12 +119,12 @@ pub(crate) struct LinkParams {
 }
 
 impl Links {
-    /// A place on a link to `target` that has room.
-    pub(crate) fn take(&self, target: u64) -> Option<Stream> {
+    /// A place on a link to `target` that was opened as `security` says and has room.
+    pub(crate) fn take(&self, target: u64, security: &Security) -> Option<Stream> {
         let mut targets = self.targets.borrow_mut();
         let ways = targets.get_mut(&target)?;
         ways.links.retain(|link| !link.gone.get());
-        let link = ways.links.iter().find(|link| link.has_room())?;
+        let link = ways.links.iter().find(|link| link.security.same(security) && link.has_room())?;
         Some(Stream::Asking(Box::new(Asking::new(Place::on(link)))))
     }
 
@@ -127,12 +136,13 @@ impl Links {
     pub(crate) async fn open<C: Future<Output = Result<Stream, OpenError>> + 'static>(
         worker: &Rc<Worker>,
         target: u64,
-        params: impl FnOnce() -> LinkParams,
+        params: LinkParams,
         connect: impl FnOnce() -> C,
     ) -> Result<Stream, OpenError> {
+        let security = params.security.clone();
         let mut begin = Some((params, connect));
         loop {
-            if let Some(stream) = worker.links.take(target) {
+            if let Some(stream) = worker.links.take(target, &security) {
                 return Ok(stream);
             }
             let known = worker.links.targets.borrow().get(&target).and_then(|ways| ways.opening.clone());
@@ -146,7 +156,7 @@ impl Links {
                     let mut targets = worker.links.targets.borrow_mut();
                     targets.entry(target).or_default().opening = Some(Rc::clone(&opening));
                     let (worker, told) = (Rc::clone(worker), Rc::clone(&opening));
-                    tokio::task::spawn_local(link(worker, target, params(), connect(), told));
+                    tokio::task::spawn_local(link(worker, target, params, connect(), told));
                     opening
                 }
                 // What was opened has no room for one request: it is of no use.
@@ -223,7 +233,7 @@ async fn link(
     };
     let link = Rc::new(Link {
         sender: RefCell::new(sender),
-        scheme: params.scheme,
+        security: params.security,
         active: Cell::new(0),
         active_max: params.http2.streams_max as usize,
         gone: Cell::new(false),
@@ -262,7 +272,7 @@ async fn begin(
     connect: impl Future<Output = Result<Stream, OpenError>>,
     watch: &Rc<Watch>,
 ) -> io::Result<(SendRequest<Bytes>, Connection<Wire, Bytes>)> {
-    let stream = connect.await.map_err(|OpenError::Connect(error)| error)?;
+    let stream = connect.await.map_err(OpenError::into_inner)?;
     let http2 = &params.http2;
     let wire = Wire::to_endpoint(worker, stream, watch);
     let mut builder = h2::client::Builder::new();
@@ -314,7 +324,7 @@ impl Asking {
             State::Head => {
                 let mut sender = self.place.0.sender.borrow().clone();
                 let begun = match ready!(sender.poll_ready(cx)) {
-                    Ok(()) => ask(&mut sender, &self.place.0.scheme, bytes),
+                    Ok(()) => ask(&mut sender, self.place.0.scheme(), bytes),
                     // Nothing has been sent.
                     Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
                 };
