@@ -152,7 +152,13 @@ mod tests {
         for yes in ["application/grpc", "application/grpc+proto", "Application/GRPC; charset=utf-8"] {
             assert!(is_grpc(yes.as_bytes()), "{yes}");
         }
-        for no in ["application/grpc-web", "application/grpc-web+proto", "application/json", "application/grpcx", ""] {
+        for no in [
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/json",
+            "application/grpcx",
+            "",
+        ] {
             assert!(!is_grpc(no.as_bytes()), "{no}");
         }
     }

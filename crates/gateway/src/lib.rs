@@ -12,6 +12,7 @@ mod discover;
 mod engine;
 pub mod forwarded;
 mod fuse;
+mod grpc;
 mod health;
 mod listen;
 pub mod metrics;

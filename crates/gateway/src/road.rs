@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use model::{Deadline, Fault, Instant, Party, Ratio, Retry};
+use model::{Deadline, Fault, Instant, Party, Ratio, Retry, Verdict};
 use policy::attempts::{Condition, Decision, Facts, Failure, Stop, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
@@ -29,6 +29,7 @@ use crate::engine::h2::PREFACE;
 use crate::engine::tunnel;
 use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
+use crate::grpc::Code;
 use crate::metrics::{ClientStage, Ending};
 use crate::quota;
 use crate::router::CompiledAction;
@@ -260,7 +261,7 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
     worker.metrics.refusals[reason as usize].one();
     let after = if worker.draining() { After::Leave } else { refused.after };
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11, &worker.date);
+    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11, refused.grpc, &worker.date);
     let next = match after {
         _ if !write_all(worker, conn, bytes).await => Next::Close,
         After::Keep => Next::Idle,
@@ -347,15 +348,15 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         }
     };
     served.status = answer.status;
-    served.ending = Ending::of(answer.status);
-    let end = match answer.status {
-        // A refusal further down says that there is too much load, not that the service is broken.
-        500.. if answer.dont_retry => CallEnd::Ignored,
-        500.. => CallEnd::Failure,
-        _ => CallEnd::Success,
-    };
-    admitted.judge(now, end, now.since(sent));
-    admitted.answered(now, answer.flight.verdict(), answer.flight.latency());
+    match answer.judged {
+        Some(status) => {
+            served.ending = Ending::of(status);
+            admitted.judge(now, call_end(status, answer.dont_retry), now.since(sent));
+            admitted.answered(now, answer.flight.verdict(), answer.flight.latency());
+        }
+        // A stream of gRPC: it was let in, and how it went is told at its end.
+        None => admitted.answered(now, Verdict::Success, answer.flight.latency()),
+    }
     if worker.shared.access_log.enabled() {
         served.endpoint = Some(answer.flight.target().endpoint.name().into());
     }
@@ -366,8 +367,18 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         (served.request_bytes, served.response_bytes) = tunnel.await;
         return served;
     }
-    deliver(worker, conn, answer, &upload, &admitted, &mut served).await;
+    deliver(worker, conn, request.grpc, answer, &upload, &admitted, &mut served).await;
     served
+}
+
+/// What an answer of `status` says about its service.
+fn call_end(status: u16, dont_retry: bool) -> CallEnd {
+    match status {
+        // A refusal further down says that there is too much load, not that the service is broken.
+        500.. if dont_retry => CallEnd::Ignored,
+        500.. => CallEnd::Failure,
+        _ => CallEnd::Success,
+    }
 }
 
 /// Why a request is not served in the modes that hold for it.
@@ -507,8 +518,12 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
             }
         };
         let failure = match &result {
-            Ok(answer) if !retry.statuses.contains(&answer.status) => return result,
-            Ok(answer) => Failure::Status(answer.status),
+            Ok(answer) => match answer.judged {
+                Some(status) if answer.may_be_replaced() && retry.statuses.contains(&status) => {
+                    Failure::Status(status)
+                }
+                _ => return result,
+            },
             Err(AttemptError::Stale) if free_retry && request.idempotent() => {
                 // The endpoint closed an idle connection while the request was on its way: no sign of illness, so
                 // trying once more costs no budget.
@@ -524,9 +539,7 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
                 | AttemptError::Tls(_)
                 | AttemptError::ConnectTimeout
                 | AttemptError::Refused,
-            ) => {
-                Failure::NoAnswer(Condition::ConnectFailure)
-            }
+            ) => Failure::NoAnswer(Condition::ConnectFailure),
             Err(AttemptError::Stale | AttemptError::Reset) => Failure::NoAnswer(Condition::Reset),
             Err(AttemptError::Timeout) => Failure::NoAnswer(Condition::Timeout),
             Err(_) => return result,
@@ -617,7 +630,8 @@ async fn hedged(
     // Boxed: few requests come this far, and all would carry its room.
     let mut second = Box::pin(attempt(way, flight, *attempts, deadline));
     let good = |result: &Result<Answer, AttemptError>| {
-        matches!(result, Ok(answer) if answer.status < 500) || matches!(result, Err(AttemptError::ClientGone))
+        matches!(result, Ok(answer) if answer.judged.is_none_or(|status| status < 500))
+            || matches!(result, Err(AttemptError::ClientGone))
     };
     tokio::select! {
         biased;
@@ -626,17 +640,20 @@ async fn hedged(
     }
 }
 
-/// Moves the answer to the client, and what is left of the request to the endpoint.
+/// Moves the answer to the client, and what is left of the request to the endpoint. With `patient`, the endpoint may be
+/// silent for as long as its connection stands.
 async fn deliver(
     worker: &Rc<Worker>,
     conn: &Conn,
+    patient: bool,
     answer: Answer,
     upload: &RefCell<Upload>,
     admitted: &Admitted<'_>,
     served: &mut Served,
 ) {
     let view = &admitted.view;
-    let Answer { mut flight, mut stream, mut download, after, persists, .. } = answer;
+    let Answer { mut flight, mut stream, mut download, after, persists, judged, dont_retry, .. } = answer;
+    let begun = worker.now();
     let mut timed = false;
     let delivered = poll_fn(|cx| {
         let result = download.poll(cx, worker, conn, &mut stream);
@@ -653,10 +670,12 @@ async fn deliver(
         if !timed || std::mem::take(&mut download.progress) {
             timed = true;
             let timeout = match download.waits {
-                Waits::Client => conn.listener.params.timeouts.write,
-                Waits::Upstream => view.params.timeouts.body,
+                Waits::Client => conn.listener.params.timeouts.write.get(),
+                // Nothing to say is no fault of a stream's.
+                Waits::Upstream if patient => Duration::MAX,
+                Waits::Upstream => view.params.timeouts.body.get(),
             };
-            worker.wheel.set(&conn.alarm, worker.tell_time().after(timeout.get()));
+            worker.wheel.set(&conn.alarm, worker.tell_time().after(timeout));
         } else if conn.alarm.rung() {
             if download.waits == Waits::Client {
                 worker.metrics.client_timeouts[ClientStage::Write as usize].one();
@@ -671,6 +690,13 @@ async fn deliver(
     served.response_bytes = download.bytes;
     match delivered {
         Ok(()) => {
+            if judged.is_none() {
+                let code = download.grpc_status().unwrap_or(Code::UNKNOWN);
+                flight.judge(code.verdict());
+                served.ending = Ending::of(code.status());
+                let now = worker.now();
+                admitted.judge(now, call_end(code.status(), dont_retry), now.since(begun) + flight.latency());
+            }
             let target = flight.target().id;
             if persists && download.arrived() && !download.overrun && upload.borrow().done() {
                 let idle_max = worker.shared.idle_upstream_max();
@@ -689,7 +715,11 @@ async fn deliver(
         }
         Err(DownloadError::Truncated | DownloadError::Malformed(_)) => {
             // The client sees a cut connection: the only honest end of an answer that has none.
-            flight.truncated();
+            flight.judge(Verdict::Failure);
+            if judged.is_none() {
+                let now = worker.now();
+                admitted.judge(now, CallEnd::Failure, now.since(begun) + flight.latency());
+            }
             if download.ends_by_closing() {
                 conn.break_off();
             }
@@ -766,7 +796,8 @@ async fn finish_refused(
     let unread = upload.map_or(!request.body.finished(), |upload| !upload.borrow().arrived());
     let after = after_own(worker, conn, request, unread);
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11, &worker.date);
+    let to_head = request.method == Method::Head;
+    refuse(&mut bytes, &refusal, to_head, after, request.http11, request.grpc, &worker.date);
     served.latency = worker.tell_time().since(request.started);
     served.status = refusal.status;
     served.reason = Some(reason);

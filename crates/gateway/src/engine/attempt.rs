@@ -23,10 +23,11 @@ use crate::codec::{
     write_decimal,
 };
 use crate::config::{self, Alpn};
+use crate::grpc::Code;
 use crate::service::{Notice, Service, Target, View};
 use crate::snapshot::{Local, Seen};
 use crate::tls::{Failure, Security};
-use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
+use model::{Deadline, Fault, Instant, Party, Retry, Span, Verdict};
 use policy::Ended;
 use policy::attempts::RetryPolicyParams;
 use policy::breaker::{CallEnd, Permit};
@@ -203,9 +204,9 @@ impl Flight {
         self.latency = Some(now.since(self.started));
     }
 
-    /// The body that followed a good head was cut short.
-    pub(crate) fn truncated(&mut self) {
-        self.verdict = Verdict::Failure;
+    /// What followed a head says more about the endpoint than the head did.
+    pub(crate) fn judge(&mut self, verdict: Verdict) {
+        self.verdict = verdict;
     }
 }
 
@@ -228,6 +229,8 @@ pub(crate) struct Answer {
     pub(crate) flight: Flight,
     pub(crate) stream: Stream,
     pub(crate) status: u16,
+    /// The status that it is judged by: its own, or what its `grpc-status` stands for; `None` while that is still to come.
+    pub(crate) judged: Option<u16>,
     pub(crate) download: Download,
     /// What the client is told about its connection.
     pub(crate) after: After,
@@ -237,6 +240,14 @@ pub(crate) struct Answer {
     pub(crate) dont_retry: bool,
     /// From here on both sides speak another protocol.
     pub(crate) upgraded: bool,
+}
+
+impl Answer {
+    /// Whether another attempt may take its place: nothing but a head and its end has come, or the head says all. A gRPC
+    /// message is the answer, whatever follows it.
+    pub(crate) fn may_be_replaced(&self) -> bool {
+        self.judged == Some(self.status) || self.download.bytes == 0
+    }
 }
 
 /// What every attempt of a request shares.
@@ -275,6 +286,7 @@ pub(crate) async fn attempt(
 struct Incoming {
     stream: Stream,
     status: u16,
+    judged: Option<u16>,
     download: Download,
     after: After,
     persists: bool,
@@ -284,8 +296,8 @@ struct Incoming {
 
 impl Incoming {
     fn with(self, flight: Flight) -> Answer {
-        let Self { stream, status, download, after, persists, dont_retry, upgraded } = self;
-        Answer { flight, stream, status, download, after, persists, dont_retry, upgraded }
+        let Self { stream, status, judged, download, after, persists, dont_retry, upgraded } = self;
+        Answer { flight, stream, status, judged, download, after, persists, dont_retry, upgraded }
     }
 }
 
@@ -297,7 +309,9 @@ async fn send_and_wait(
     now: Instant,
 ) -> Result<Incoming, AttemptError> {
     let (worker, conn, view) = (way.worker, way.conn, way.view);
-    let attempt_timeout = way.retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get();
+    // A stream of gRPC may say nothing before its first message.
+    let usual = if way.request.grpc { Duration::MAX } else { view.params.timeouts.attempt.get() };
+    let attempt_timeout = way.retry.attempt_timeout.map_or(usual, Span::get);
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
@@ -308,7 +322,8 @@ async fn send_and_wait(
                 Some(stream) => (stream, true),
                 None => {
                     let target = flight.target();
-                    let opening = Stream::open(target.address, target.endpoint.name(), &view.security, &[Alpn::Http11]);
+                    let opening =
+                        Stream::open(target.address, target.endpoint.name(), &view.security, &[Alpn::Http11]);
                     (connect(way, opening, deadline).await?, false)
                 }
             }
@@ -323,14 +338,17 @@ async fn send_and_wait(
     let mut wire = worker.buffers.take();
     wire.extend(way.head);
     let told = left.min(attempt_timeout);
-    if way.request.grpc {
-        wire.extend(b"grpc-timeout: ");
-        wire.extend(policy::deadline::format_grpc_timeout(told).as_bytes());
+    if deadline != Deadline::NONE || attempt_timeout < Duration::MAX {
+        if way.request.grpc_timeout || way.request.grpc {
+            wire.extend(b"grpc-timeout: ");
+            wire.extend(policy::deadline::format_grpc_timeout(told).as_bytes());
+            wire.extend(b"\r\n");
+        }
+        wire.extend(b"seawall-deadline-ms: ");
+        write_decimal(u64::try_from(told.as_millis().max(1)).unwrap_or(u64::MAX), &mut wire);
         wire.extend(b"\r\n");
     }
-    wire.extend(b"seawall-deadline-ms: ");
-    write_decimal(u64::try_from(told.as_millis().max(1)).unwrap_or(u64::MAX), &mut wire);
-    wire.extend(b"\r\nseawall-attempt: ");
+    wire.extend(b"seawall-attempt: ");
     write_decimal(u64::from(way.request.attempts_before + number), &mut wire);
     wire.extend(b"\r\n\r\n");
     way.upload.borrow_mut().restart(&mut wire);
@@ -355,8 +373,9 @@ async fn send_and_wait(
     exchange.set_alarm();
     let answered = poll_fn(|cx| exchange.poll(cx, flight)).await;
     conn.alarm.off();
-    let (status, download, after, persists, dont_retry, upgraded) = answered?;
-    Ok(Incoming { stream: exchange.stream, status, download, after, persists, dont_retry, upgraded })
+    let stream = exchange.stream;
+    let (status, judged, download, after, persists, dont_retry, upgraded) = answered?;
+    Ok(Incoming { stream, status, judged, download, after, persists, dont_retry, upgraded })
 }
 
 /// What the endpoints of `view` may be spoken to in: by their own choice only where there is TLS to choose by.
@@ -472,7 +491,7 @@ async fn connect(
     result
 }
 
-type Answered = (u16, Download, After, bool, bool, bool);
+type Answered = (u16, Option<u16>, Download, After, bool, bool, bool);
 
 /// Both directions of an attempt until the head of the answer is there.
 struct Exchange<'a, 'w> {
@@ -542,7 +561,9 @@ impl Exchange<'_, '_> {
     }
 
     fn stage_timeout(&self, upload: &Upload) -> Duration {
-        if self.waits_for_client(upload) {
+        if self.waits_for_client(upload) && self.way.request.grpc {
+            Duration::MAX
+        } else if self.waits_for_client(upload) {
             self.way.conn.listener.params.timeouts.body.get()
         } else {
             self.attempt_timeout
@@ -689,7 +710,8 @@ impl Exchange<'_, '_> {
         }
         let now = worker.tell_time();
         let signals = Signals::read(head);
-        flight.conclude(now, signals.verdict(head.status));
+        let mut code = request.grpc.then(|| signals.grpc_status(head)).flatten();
+        flight.conclude(now, code.map_or_else(|| signals.verdict(head.status), Code::verdict));
         signals.tell(flight, now);
 
         let dechunk = !request.http11 && head.framing == Framing::Chunked;
@@ -780,15 +802,24 @@ impl Exchange<'_, '_> {
             Download::new(body, out, false, &[], None)
         } else {
             // Neither tried again nor raced by another attempt: this is the answer.
-            let certain = self.way.interim && !self.way.retry.statuses.contains(&head.status);
+            let certain =
+                self.way.interim && !request.grpc && !self.way.retry.statuses.contains(&head.status);
             Download::new(body, out, dechunk, rest, certain.then_some(conn))
         };
         let download = download.map_err(|error| match error {
             DownloadError::Malformed(malformed) => AttemptError::Malformed(malformed),
             DownloadError::ClientGone | DownloadError::Truncated => AttemptError::Reset,
         })?;
+        let mut judged = Some(head.status);
+        if request.grpc {
+            if code.is_none() && download.arrived() {
+                code = Some(download.grpc_status().unwrap_or(Code::UNKNOWN));
+            }
+            flight.judge(code.map_or(Verdict::Unknown, Code::verdict));
+            judged = code.map(Code::status);
+        }
         let persists = head.persists() && !self.write_failed;
-        Ok((head.status, download, after, persists, signals.dont_retry, upgraded))
+        Ok((head.status, judged, download, after, persists, signals.dont_retry, upgraded))
     }
 }
 
@@ -840,11 +871,21 @@ impl<'b> Signals<'b> {
                 FieldId::SeawallLameDuck => signals.lame_duck = field.value == b"1",
                 FieldId::SeawallRetry => signals.dont_retry = field.value.eq_ignore_ascii_case(b"never"),
                 FieldId::SeawallReason => signals.refused_beyond = true,
+                // Push-back: less than nothing means never.
+                FieldId::Other if field.name.eq_ignore_ascii_case(b"grpc-retry-pushback-ms") => {
+                    signals.dont_retry |= field.value.starts_with(b"-");
+                }
                 FieldId::EndpointLoadMetrics => signals.load = Some(field.value),
                 _ => {}
             }
         }
         signals
+    }
+
+    /// How a call of gRPC ended, as far as its head tells.
+    fn grpc_status(&self, head: &ResponseHead<'_, '_>) -> Option<Code> {
+        let code = Code::find(head.fields.iter().copied());
+        code.or_else(|| (head.status != 200).then(|| Code::of_status(head.status)))
     }
 
     fn verdict(&self, status: u16) -> Verdict {

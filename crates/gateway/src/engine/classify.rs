@@ -15,6 +15,7 @@ use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestH
 use crate::config::HttpsRedirect;
 use crate::forwarded::{self, Scheme};
 use crate::fuse::{CLASS_MAX, Fuse};
+use crate::grpc::is_grpc;
 use crate::quota::Asked;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::{Degraded, View};
@@ -43,6 +44,8 @@ pub(crate) struct Request {
     /// When the caller gives up; what Seawall grants itself comes on top, see `timeout`.
     pub(crate) caller_deadline: Deadline,
     /// Endpoints are told what is left as gRPC writes it, too, because the caller spoke so.
+    pub(crate) grpc_timeout: bool,
+    /// It is a call of gRPC.
     pub(crate) grpc: bool,
     /// Time for the head of the answer, from the end of the request.
     pub(crate) timeout: Duration,
@@ -97,6 +100,7 @@ pub(crate) struct Refused {
     pub(crate) to_head: bool,
     pub(crate) after: After,
     pub(crate) http11: bool,
+    pub(crate) grpc: bool,
     /// What the access log needs to know, when the request is to be logged.
     pub(crate) log: Option<Buffer>,
 }
@@ -105,7 +109,15 @@ impl Refused {
     /// A request whose head cannot be read: nothing about the client can be relied on. Boxed because it is rare.
     pub(crate) fn unread(worker: &Worker, conn: &Conn, refusal: Refusal, started: Instant) -> Box<Self> {
         let log = log(worker, |line| crate::access_log::begin(line, conn.peer, None, None));
-        Box::new(Self { refusal, started, to_head: false, after: After::Close, http11: true, log })
+        Box::new(Self {
+            refusal,
+            started,
+            to_head: false,
+            after: After::Close,
+            http11: true,
+            grpc: false,
+            log,
+        })
     }
 }
 
@@ -140,7 +152,8 @@ pub(crate) fn classify(
         let after = if head.framing == Framing::None { wanted_after(head) } else { After::Close };
         let log = log(worker, |line| crate::access_log::begin(line, client, Some(head), route));
         let (to_head, http11) = (head.method == Method::Head, head.version == Version::Http11);
-        Box::new(Refused { refusal, started, to_head, after, http11, log })
+        let grpc = head.fields.iter().any(|field| field.id == FieldId::ContentType && is_grpc(field.value));
+        Box::new(Refused { refusal, started, to_head, after, http11, grpc, log })
     };
     if worker.buffers.exhausted() {
         return Err(refuse(Reason::OutOfBuffers.into(), None));
@@ -292,7 +305,8 @@ pub(crate) fn classify(
     let timeout = route
         .params
         .timeout
-        .or_else(|| service_view.as_ref().map(|view| view.params.timeouts.request))
+        // A stream may wait for its first message for as long as its caller does.
+        .or_else(|| service_view.as_ref().filter(|_| !facts.grpc).map(|view| view.params.timeouts.request))
         .map_or(Duration::MAX, model::Span::get);
     let log = log(worker, |line| crate::access_log::begin(line, client, Some(head), known));
     let body = Body::new(head.framing, &Limits::default());
@@ -308,6 +322,7 @@ pub(crate) fn classify(
         body_max,
         expects_continue: head.expect_continue,
         upgrade: head.upgrade.is_some(),
+        grpc_timeout: facts.grpc_timeout,
         grpc: facts.grpc,
         caller_deadline: facts.deadline.map_or(Deadline::NONE, |left| Deadline::within(started, left)),
         timeout,
@@ -329,7 +344,9 @@ pub(crate) fn classify(
 #[derive(Default)]
 struct Facts {
     deadline: Option<Duration>,
-    /// There was a `grpc-timeout`.
+    /// There was a `grpc-timeout` that counts.
+    grpc_timeout: bool,
+    /// It is a call of gRPC.
     grpc: bool,
     criticality: Option<Criticality>,
     /// The attempt's number at the caller; 1 when it says nothing.
@@ -337,10 +354,18 @@ struct Facts {
 }
 
 impl Facts {
-    /// From anybody else these headers say nothing; nonsense says nothing either.
+    /// From anybody else these headers say nothing, but for the deadline that belongs to a call of gRPC: it is its caller's
+    /// own to shorten. Nonsense says nothing either.
     fn gather(head: &RequestHead<'_, '_>, trusted: bool) -> Self {
         let mut facts = Facts { attempt: 1, ..Facts::default() };
+        let of_type = |field: &&Field<'_>| field.id == FieldId::ContentType;
+        facts.grpc = head.fields.iter().find(of_type).is_some_and(|field| is_grpc(field.value));
         if !trusted {
+            let timeout =
+                head.fields.iter().filter(|_| facts.grpc).find(|field| field.id == FieldId::GrpcTimeout);
+            facts.deadline =
+                timeout.and_then(|field| policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
+            facts.grpc_timeout = facts.deadline.is_some();
             return facts;
         }
         for field in head.fields {
@@ -350,7 +375,7 @@ impl Facts {
                         policy::deadline::parse_millis(field.value, DEADLINE_MAX).or(facts.deadline);
                 }
                 FieldId::GrpcTimeout => {
-                    facts.grpc = true;
+                    facts.grpc_timeout = true;
                     facts.deadline =
                         facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
                 }
@@ -452,7 +477,8 @@ fn write_head(
     for field in head.fields {
         let drop = match field.id {
             FieldId::Other => local.snapshot.is_identity_header(field.name),
-            FieldId::Cookie => false,
+            FieldId::Cookie | FieldId::ContentType => false,
+            FieldId::Te if field.value.eq_ignore_ascii_case(b"trailers") => false,
             id => is_dropped(id),
         };
         if drop || compiled.removes_request_field(field.name) {
@@ -502,6 +528,8 @@ fn is_dropped(id: FieldId) -> bool {
     !matches!(
         id,
         FieldId::Other
+            | FieldId::ContentType
+            | FieldId::GrpcStatus
             | FieldId::Cookie
             | FieldId::Date
             | FieldId::Server

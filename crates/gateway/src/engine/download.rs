@@ -8,6 +8,7 @@ use super::conn::Conn;
 use super::stream::Stream;
 use super::worker::Worker;
 use crate::codec::{Body, Malformed, write_last_chunk};
+use crate::grpc::Code;
 
 /// Why an answer stopped half-way. The client cannot be told any more: its connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,11 @@ impl Download {
     /// Whether all of the answer has come from the endpoint.
     pub(crate) fn arrived(&self) -> bool {
         self.body.finished()
+    }
+
+    /// How the call of gRPC ended whose answer this is, once all of it has come.
+    pub(crate) fn grpc_status(&self) -> Option<Code> {
+        Code::find(self.body.trailers().iter())
     }
 
     /// Whether the client learns only from the connection's end that the answer has ended.

@@ -198,6 +198,27 @@ impl Stream {
     }
 }
 
+/// A connection of its own, for whoever is no worker.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Io for S {}
+
+impl Stream {
+    /// As [`Stream::open`], for whoever is no worker.
+    pub(crate) async fn open_apart(
+        address: SocketAddr,
+        name: &str,
+        security: &Security,
+        offer: &[Alpn],
+    ) -> Result<Box<dyn Io>, OpenError> {
+        match Self::open(address, name, security, offer).await? {
+            Self::Plain(socket) => Ok(Box::new(socket)),
+            Self::Tls(tls) => Ok(Box::new(tls)),
+            Self::Asked(_) | Self::Asking(_) => unreachable!("a stream of HTTP/2 is not opened so"),
+        }
+    }
+}
+
 /// A connection that belongs to no runtime.
 #[derive(Debug)]
 pub(crate) struct Parked {

@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::buffers::Buffers;
 use super::conn::Conn;
-use super::handshake;
 use super::h2;
 use super::h2::client::Links;
+use super::handshake;
 use super::pool::Pool;
 use super::slots::Slots;
 use super::stream::Stream;
@@ -363,7 +363,7 @@ async fn accept<F: Future<Output = Next> + 'static>(
 /// Answers 503 in one write and closes: nobody waits for who may not come in.
 fn turn_away(worker: &Worker, stream: &TcpStream, reason: Reason) {
     let mut bytes = Vec::new();
-    refuse(&mut bytes, &reason.into(), false, After::Close, true, &worker.date);
+    refuse(&mut bytes, &reason.into(), false, After::Close, true, false, &worker.date);
     let _ = stream.try_write(&bytes);
 }
 

@@ -6,7 +6,7 @@ use tokio::time;
 
 use crate::codec::{self, Field, FieldId, FieldStorage, Limits, Malformed, Method, Parsed};
 use crate::config::{Alpn, HealthCheck};
-use crate::engine::stream::{OpenError, Stream};
+use crate::engine::stream::{Io, OpenError, Stream};
 use crate::tls::{Security, explain};
 
 /// What an endpoint answered.
@@ -33,10 +33,13 @@ pub(crate) async fn check(
     timeout: Duration,
 ) -> Answer {
     let ask = async {
-        let stream = Stream::open(address, name, security, &[Alpn::Http11]).await.map_err(|error| match error {
-            OpenError::Connect(error) => format!("cannot connect: {error}"),
-            OpenError::Secure(error) => format!("cannot connect over TLS: {}", explain(&error)),
-        })?;
+        let stream =
+            Stream::open_apart(address, name, security, &[Alpn::Http11]).await.map_err(
+                |error| match error {
+                    OpenError::Connect(error) => format!("cannot connect: {error}"),
+                    OpenError::Secure(error) => format!("cannot connect over TLS: {}", explain(&error)),
+                },
+            )?;
         match what {
             HealthCheck::Tcp => Ok(Answer::Healthy),
             HealthCheck::Http(path) => get(stream, address, path).await,
@@ -49,7 +52,7 @@ pub(crate) async fn check(
     }
 }
 
-async fn get(mut stream: Stream, address: SocketAddr, path: &str) -> Result<Answer, String> {
+async fn get(mut stream: Box<dyn Io>, address: SocketAddr, path: &str) -> Result<Answer, String> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: seawall-health\r\naccept: */*\r\nconnection: close\r\n\r\n"
     );

@@ -131,6 +131,10 @@ pub(crate) fn response(head: &ResponseHead<'_, '_>) -> Result<Response<()>, Untr
     *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| Untranslatable)?;
     response.headers_mut().reserve(head.fields.len());
     collect(head.fields.iter().copied(), response.headers_mut())?;
+    if head.fields.iter().any(|field| field.id == FieldId::GrpcStatus) {
+        // An answer of trailers alone has no body whose length could be told.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     Ok(response)
 }
 
