@@ -29,7 +29,7 @@ use crate::engine::h2::PREFACE;
 use crate::engine::tunnel;
 use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
-use crate::grpc::Code;
+use crate::grpc::{Code, Messages};
 use crate::metrics::{ClientStage, Ending};
 use crate::quota;
 use crate::router::CompiledAction;
@@ -303,8 +303,14 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     served.admitted = Some(sent);
     let view = &admitted.view;
     let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
-    let upload =
-        Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
+    let message_max = conn.listener.params.limits.grpc_message.get();
+    let upload = Upload::new(
+        request.body.clone(),
+        retry.replay_max.as_len(),
+        request.body_max,
+        (request.grpc && message_max > 0).then(|| Messages::new(message_max)),
+        &worker.buffers,
+    );
     let upload = RefCell::new(upload);
     let absorbed = upload.borrow_mut().absorb(conn, &worker.buffers);
     if let Err(error) = absorbed {

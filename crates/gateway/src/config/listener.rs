@@ -151,13 +151,21 @@ pub struct MessageLimits {
     pub fields: u32,
     /// Bytes of a request's body; 0 means no limit.
     pub body: ByteSize,
+    /// Bytes of one message of a gRPC call's request; 0 means no limit.
+    pub grpc_message: ByteSize,
     /// Requests on one connection before it is closed; 0 means no limit.
     pub requests_per_connection: u64,
 }
 
 impl Default for MessageLimits {
     fn default() -> Self {
-        Self { head: ByteSize::kib(32), fields: 100, body: ByteSize::new(0), requests_per_connection: 0 }
+        Self {
+            head: ByteSize::kib(32),
+            fields: 100,
+            body: ByteSize::new(0),
+            grpc_message: ByteSize::new(0),
+            requests_per_connection: 0,
+        }
     }
 }
 

@@ -235,6 +235,9 @@ pub struct HealthKeys {
     /// Asks `GET` of this path, which must be answered 2xx. An answer with header `seawall-lame-duck: 1` means lame duck,
     /// whatever its status. Absent: whether the endpoint accepts a connection.
     pub path: Option<String>,
+    /// Asks gRPC's health service (`grpc.health.v1.Health/Check`) about the service of this name, `""` for the endpoint as a
+    /// whole; it must be `SERVING`. Instead of `path`, which wins where both are written.
+    pub grpc: Option<String>,
     /// Time between checks of one endpoint; jittered so that endpoints are not asked at once.
     pub interval: Span,
     /// An answer later than this is a failure.
@@ -266,9 +269,13 @@ pub struct Health {
 
 impl From<HealthKeys> for Health {
     fn from(keys: HealthKeys) -> Self {
-        let HealthKeys { path, interval, timeout, unhealthy_after, healthy_after, jitter } = keys;
+        let HealthKeys { path, grpc, interval, timeout, unhealthy_after, healthy_after, jitter } = keys;
         Self {
-            check: path.map_or(HealthCheck::Tcp, HealthCheck::Http),
+            check: match (path, grpc) {
+                (Some(path), _) => HealthCheck::Http(path),
+                (None, Some(service)) => HealthCheck::Grpc(service),
+                (None, None) => HealthCheck::Tcp,
+            },
             timing: HealthParams { interval, timeout, unhealthy_after, healthy_after, jitter },
         }
     }
@@ -277,11 +284,12 @@ impl From<HealthKeys> for Health {
 impl From<Health> for HealthKeys {
     fn from(health: Health) -> Self {
         let HealthParams { interval, timeout, unhealthy_after, healthy_after, jitter } = health.timing;
-        let path = match health.check {
-            HealthCheck::Tcp => None,
-            HealthCheck::Http(path) => Some(path),
+        let (path, grpc) = match health.check {
+            HealthCheck::Tcp => (None, None),
+            HealthCheck::Http(path) => (Some(path), None),
+            HealthCheck::Grpc(service) => (None, Some(service)),
         };
-        Self { path, interval, timeout, unhealthy_after, healthy_after, jitter }
+        Self { path, grpc, interval, timeout, unhealthy_after, healthy_after, jitter }
     }
 }
 
@@ -294,6 +302,8 @@ pub enum HealthCheck {
     /// Whether GET of this path is answered 2xx. An answer with header `seawall-lame-duck: 1` means lame duck, whatever its
     /// status.
     Http(String),
+    /// Whether gRPC's health service says that the service of this name is `SERVING`.
+    Grpc(String),
 }
 
 /// How long to wait for endpoints.

@@ -4,8 +4,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time;
 
+use super::http2;
 use crate::codec::{self, Field, FieldId, FieldStorage, Limits, Malformed, Method, Parsed};
-use crate::config::{Alpn, HealthCheck};
+use crate::config::{Alpn, HealthCheck, Protocol};
 use crate::engine::stream::{Io, OpenError, Stream};
 use crate::tls::{Security, explain};
 
@@ -20,29 +21,35 @@ pub(crate) enum Answer {
     Failed(String),
 }
 
-/// Asks the endpoint at `address`, which the configuration calls `name`, once; no answer within `timeout` is a failed one.
+/// Who is asked.
+pub(crate) struct Asked<'a> {
+    pub(crate) address: SocketAddr,
+    /// What the configuration calls it.
+    pub(crate) name: &'a str,
+    pub(crate) security: &'a Security,
+    pub(crate) protocol: Protocol,
+}
+
+/// Asks an endpoint once; no answer within `timeout` is a failed one.
 ///
-/// HTTP checks are GET requests of HTTP/1.1 whose `host` is the address. Any answer with `seawall-lame-duck: 1` means lame
+/// HTTP checks are GET requests whose `host` is the address, by HTTP/2 where the service speaks nothing else. Any answer with `seawall-lame-duck: 1` means lame
 /// duck, whatever its status; otherwise 2xx means healthy. The body is not read. An answer that could not be passed on
 /// to a client is a failed one.
-pub(crate) async fn check(
-    address: SocketAddr,
-    name: &str,
-    security: &Security,
-    what: &HealthCheck,
-    timeout: Duration,
-) -> Answer {
+pub(crate) async fn check(asked: &Asked<'_>, what: &HealthCheck, timeout: Duration) -> Answer {
+    let &Asked { address, name, security, protocol } = asked;
+    let http2 = protocol == Protocol::H2 || matches!(what, HealthCheck::Grpc(_));
     let ask = async {
+        let offer = if http2 { &[Alpn::Http2] } else { &[Alpn::Http11] };
         let stream =
-            Stream::open_apart(address, name, security, &[Alpn::Http11]).await.map_err(
-                |error| match error {
-                    OpenError::Connect(error) => format!("cannot connect: {error}"),
-                    OpenError::Secure(error) => format!("cannot connect over TLS: {}", explain(&error)),
-                },
-            )?;
+            Stream::open_apart(address, name, security, offer).await.map_err(|error| match error {
+                OpenError::Connect(error) => format!("cannot connect: {error}"),
+                OpenError::Secure(error) => format!("cannot connect over TLS: {}", explain(&error)),
+            })?;
         match what {
             HealthCheck::Tcp => Ok(Answer::Healthy),
+            HealthCheck::Http(path) if http2 => http2::get(stream, asked, path).await,
             HealthCheck::Http(path) => get(stream, address, path).await,
+            HealthCheck::Grpc(service) => http2::grpc(stream, asked, service).await,
         }
     };
     match time::timeout(timeout, ask).await {
@@ -103,7 +110,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     async fn ask_at(address: SocketAddr, what: &HealthCheck, timeout: Duration) -> Answer {
-        check(address, "cart:80", &Security::Plain, what, timeout).await
+        let (name, security) = ("cart:80", &Security::Plain);
+        check(&Asked { address, name, security, protocol: Protocol::Auto }, what, timeout).await
     }
 
     /// Sends `answer` to whoever asks, and answers what was asked.

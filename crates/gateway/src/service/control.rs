@@ -14,7 +14,7 @@ use super::state::{Due, Moment, State};
 use super::{Clock, Event, Notice, Service, ServiceStatus};
 use crate::config;
 use crate::discover::{Discovery, Source};
-use crate::health;
+use crate::health::{self, Asked};
 use crate::tls::Clients;
 
 /// Notices that wait for the control task; more are lost, and looked for at the next interval.
@@ -182,10 +182,10 @@ impl Control {
                 let due = state.poll_checks(moment.now);
                 (due, state.poll_timeout())
             });
-            for Due { target, address, health, name, security } in due {
+            for Due { target, address, health, name, security, protocol } in due {
                 checks.spawn(async move {
-                    let (check, timeout) = (&health.check, health.timing.timeout.get());
-                    (target, health::check(address, &name, &security, check, timeout).await)
+                    let asked = Asked { address, name: &name, security: &security, protocol };
+                    (target, health::check(&asked, &health.check, health.timing.timeout.get()).await)
                 });
             }
             tokio::select! {

@@ -54,6 +54,7 @@ pub(super) struct Due {
     pub(super) health: config::Health,
     pub(super) name: Arc<str>,
     pub(super) security: Security,
+    pub(super) protocol: config::Protocol,
 }
 
 /// All that is known of a service, and what follows from it: facts in, views out. It reads no clock and sends nothing.
@@ -354,6 +355,7 @@ impl State {
                 health: health.clone(),
                 name: Arc::clone(&member.name),
                 security: self.security.clone(),
+                protocol: self.params.protocol,
             }
         };
         due.into_iter().map(|(_, member)| start(member)).collect()
@@ -521,7 +523,7 @@ impl State {
 
     /// Whether checks can tell that a lame duck is one no longer.
     fn asks_for_lame_ducks(&self) -> bool {
-        self.params.health.as_ref().is_some_and(|health| matches!(health.check, config::HealthCheck::Http(_)))
+        self.params.health.as_ref().is_some_and(|health| !matches!(health.check, config::HealthCheck::Tcp))
     }
 
     fn mark_all(&mut self, reason: Unavailable, holds: bool, why: &str, moment: Moment) {

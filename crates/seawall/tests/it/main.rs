@@ -11,6 +11,7 @@ mod discovery;
 mod docs;
 mod fuse;
 mod gate;
+mod grpc;
 mod http;
 mod http2;
 mod limits;
