@@ -275,7 +275,7 @@ fn a_call_that_is_cancelled_is_cancelled_beyond() {
         }
     });
     wait_until("the endpoint hears of it", PATIENCE, || {
-        gone.load(Relaxed) == u32::from(h2::Reason::CANCEL).into()
+        gone.load(Relaxed) == u64::from(u32::from(h2::Reason::CANCEL))
     });
 }
 

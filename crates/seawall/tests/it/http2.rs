@@ -159,7 +159,7 @@ fn a_slow_reader_holds_a_window_not_a_whole_answer() {
         (frame.kind == kind::RESET).then(|| frame.code())
     });
     assert_eq!(received, 65_535, "the first window and no more");
-    assert_eq!(code, Reason::INTERNAL_ERROR.into());
+    assert_eq!(code, u32::from(Reason::INTERNAL_ERROR));
     let held = gate.metric("seawall_gateway_buffer_bytes", &[]).unwrap();
     assert!(held < 1_000_000.0, "{held}");
     gate.wait_for_metric("seawall_gateway_client_timeouts_total", &["stage=\"write\""], |count| count == 1.0);
