@@ -136,10 +136,8 @@ fn a_head_that_says_all_is_tried_again_and_a_message_never() {
 #[test]
 fn refusals_are_told_in_grpcs_words() {
     let peer = by_path();
-    let gate = Gate::with("web", &[peer.addr()], &service(""))
-        .route("match: {path: /limited}, service: web, rate_limit: {rate: 1, burst: 1, by: client_address}")
-        .route("match: {prefix: /head}, service: web")
-        .start();
+    let gate =
+        Gate::with("web", &[peer.addr()], &service("")).route("match: {prefix: /head}, service: web").start();
     let answer = block_on(call(gate.addr(), "/nowhere", &[])).unwrap();
     assert_eq!((answer.status, answer.field("grpc-status")), (200, Some("12")));
     assert_eq!((answer.field("grpc-message"), answer.body.len()), (Some("no_route"), 0));
@@ -299,7 +297,7 @@ fn health_is_asked_in_the_services_own_protocol() {
         })
     });
     let health =
-        ", health: {grpc: shop.Cart, interval: 50ms, unhealthy_after: 1, healthy_after: 1}, panic_below: 0%";
+        ", health: {grpc: shop.Cart, interval: 50ms, unhealthy_after: 1, healthy_after: 1}, panic_below: 0.0";
     let gate = Gate::with("web", &[peer.addr()], &service(health)).start();
     wait_until("a check", PATIENCE, || asked.load(Relaxed) > 0);
     assert_eq!(block_on(call(gate.addr(), "/head/0", &[])).unwrap().field("grpc-status"), Some("0"));
