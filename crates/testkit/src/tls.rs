@@ -138,6 +138,14 @@ impl Trust {
         Self::speaking(authority, client, rustls::ALL_VERSIONS)
     }
 
+    /// Believes `authority` and resumes nothing.
+    #[must_use]
+    pub fn forgetful(authority: &Authority) -> Self {
+        let mut config = (*Self::of(authority, None).config).clone();
+        config.resumption = rustls::client::Resumption::disabled();
+        Self { config: Arc::new(config) }
+    }
+
     /// As [`Trust::of`], with these versions only.
     #[must_use]
     pub fn speaking(
