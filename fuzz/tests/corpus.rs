@@ -69,3 +69,8 @@ fn chunked_bodies_keep_their_promises() {
 fn configurations_keep_their_promises() {
     replay("config", COPIES_OF_CONFIGS, fuzz::config);
 }
+
+#[test]
+fn certificates_keep_their_promises() {
+    replay("certificate", COPIES, fuzz::certificate);
+}

@@ -31,4 +31,4 @@ pub use fuse::FuseStatus;
 pub use run::{
     BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,
 };
-pub use tls::{CertificateStatus, TlsStatus};
+pub use tls::{CertificateStatus, TlsStatus, certificate_names};

@@ -24,6 +24,9 @@ pub struct Explain {
     /// A header field of the request. May be given several times.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
+    /// A name that the client proves with its certificate, such as spiffe://shop.example/ann; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    identity: Vec<String>,
 }
 
 /// As much of a request as routing looks at.
@@ -39,6 +42,8 @@ pub struct Request {
     pub query: Option<String>,
     /// Header fields, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Names that the client proves with its certificate.
+    pub identity: Vec<Box<str>>,
 }
 
 impl Request {
@@ -81,6 +86,7 @@ impl Request {
             path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
             query,
             headers,
+            identity: Vec::new(),
         })
     }
 
@@ -95,7 +101,8 @@ impl Request {
 /// When the file or the request makes no sense.
 pub fn run(args: &Explain) -> Result<(), Failure> {
     let loaded = config::check(&args.file).map_err(|errors| Failure::Input(errors.to_string()))?;
-    let request = Request::parse(&args.method, &args.url, &args.headers).map_err(Failure::Input)?;
+    let mut request = Request::parse(&args.method, &args.url, &args.headers).map_err(Failure::Input)?;
+    request.identity = args.identity.iter().map(|name| name.as_str().into()).collect();
     say(explain(&loaded.config().gateway(), &request).map_err(Failure::Input)?.trim_end())
 }
 
@@ -117,13 +124,26 @@ pub fn explain(config: &Config, request: &Request) -> Result<String, String> {
         path,
         query: request.query.as_deref(),
         header: &header,
-        identity: &[],
+        identity: &request.identity,
     });
     let mut text = explanation.to_string();
     if let Some(winner) = &explanation.route {
         describe(&mut text, config, &config.routes[winner.index], request);
     }
     Ok(text)
+}
+
+/// How a service's endpoints are talked to.
+fn secured(tls: &gateway::config::ServiceTls) -> String {
+    if !tls.verify {
+        return "endpoints are believed whoever they are".to_owned();
+    }
+    let by = tls.ca.file().map_or_else(
+        || "the authorities that the system trusts".to_owned(),
+        |file| file.display().to_string(),
+    );
+    let name = tls.server_name.as_deref().unwrap_or("the host that each is called by");
+    format!("endpoints must prove to be {name}, by {by}")
 }
 
 /// Methods that may be repeated without a second effect (RFC 9110, 9.2.2).
@@ -181,6 +201,9 @@ fn describe(text: &mut String, config: &Config, route: &Route, request: &Request
     for name in services {
         if let Some(service) = config.services.get(name) {
             line("service", format!("{name}: {}, balanced by {}", source(service), word(&service.balance)));
+            if let Some(tls) = &service.tls {
+                line("  tls", secured(tls));
+            }
             let (timeout, from) = match route.timeout {
                 Some(timeout) => (timeout, "the route's timeout"),
                 None => (service.timeouts.request, "the service's timeouts.request"),

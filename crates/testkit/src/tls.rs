@@ -19,6 +19,9 @@ use crate::http::Reader;
 use crate::temp::TempDir;
 use crate::wait::PATIENCE;
 
+/// For how long certificates hold: 90 days and a half.
+const VALID: Duration = Duration::from_secs((90 * 24 + 12) * 3600);
+
 /// An authority that vouches for whoever a test names. Its files vanish with it.
 #[derive(Debug)]
 pub struct Authority {
@@ -59,7 +62,7 @@ impl Authority {
     /// Vouches for a server with these names, the first of which names the files too.
     #[must_use]
     pub fn server(&self, names: &[&str]) -> Issued {
-        let (cert, key) = self.make(names, Duration::from_secs(90 * 24 * 3600));
+        let (cert, key) = self.make(names, VALID);
         self.keep(names[0], &cert, &key)
     }
 
@@ -84,7 +87,7 @@ impl Authority {
 
     /// Puts a new certificate for these names, with a new key, where `issued` is. The key comes first, as most tools have it.
     pub fn renew(&self, issued: &Issued, names: &[&str]) {
-        let (cert, key) = self.make(names, Duration::from_secs(90 * 24 * 3600));
+        let (cert, key) = self.make(names, VALID);
         replace(&issued.key, &key);
         replace(&issued.cert, &cert);
     }
@@ -94,12 +97,11 @@ impl Authority {
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name = named("server");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let now = SystemTime::now();
-        params.not_before = (now - Duration::from_secs(7 * 24 * 3600)).into();
-        params.not_after = match valid {
-            Duration::ZERO => (now - Duration::from_secs(24 * 3600)).into(),
-            valid => (now + valid).into(),
-        };
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
+        let at = |since: Duration| rcgen::date_time_ymd(1970, 1, 1) + since;
+        params.not_before = at(now - 7 * DAY);
+        params.not_after = at(if valid.is_zero() { now - DAY } else { now + valid });
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         (cert.pem(), key.serialize_pem())
@@ -136,6 +138,14 @@ impl Trust {
     #[must_use]
     pub fn of(authority: &Authority, client: Option<&Issued>) -> Self {
         Self::speaking(authority, client, rustls::ALL_VERSIONS)
+    }
+
+    /// Believes `authority` and resumes nothing.
+    #[must_use]
+    pub fn forgetful(authority: &Authority) -> Self {
+        let mut config = (*Self::of(authority, None).config).clone();
+        config.resumption = rustls::client::Resumption::disabled();
+        Self { config: Arc::new(config) }
     }
 
     /// As [`Trust::of`], with these versions only.

@@ -189,7 +189,7 @@ pub struct ServiceTls {
     /// The authorities that vouch for endpoints: `system` for those that the system trusts, or a file in PEM.
     pub ca: Authorities,
     /// The name that endpoints must prove to have, and are asked for. Absent: the host that the configuration calls the
-    /// endpoint, or its address.
+    /// endpoint, the name of `dns`, or its address.
     pub server_name: Option<String>,
     /// The certificate that endpoints are shown if they ask for one.
     pub client_certificate: Option<ClientCertificate>,

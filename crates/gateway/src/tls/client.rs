@@ -272,6 +272,16 @@ impl Security {
     }
 }
 
+/// What a service's endpoints must prove. Those behind one name of DNS are called by their addresses, but prove to be the name.
+fn effective(service: &config::Service) -> Option<config::ServiceTls> {
+    let mut tls = service.tls.clone()?;
+    if tls.server_name.is_none() {
+        let name = service.dns.as_ref().and_then(|dns| dns.name.as_deref());
+        tls.server_name = name.map(|name| name.trim_end_matches('.').to_owned());
+    }
+    Some(tls)
+}
+
 /// TLS of every service that has it, by the service's name.
 #[derive(Debug, Default)]
 pub(crate) struct Clients(RwLock<BTreeMap<String, Arc<UpstreamTls>>>);
@@ -287,11 +297,11 @@ impl Clients {
     ) -> Result<BTreeMap<String, Arc<UpstreamTls>>, Vec<Problem>> {
         let known = self.0.read();
         let (mut problems, mut all) = (Vec::new(), BTreeMap::new());
-        for (name, params) in services.iter().filter_map(|(name, one)| Some((name, one.tls.as_ref()?))) {
-            let tls = known.get(name).filter(|known| known.params == *params).cloned().or_else(|| {
+        for (name, params) in services.iter().filter_map(|(name, one)| Some((name, effective(one)?))) {
+            let tls = known.get(name).filter(|known| known.params == params).cloned().or_else(|| {
                 let mut root = Place::root(&mut problems);
                 let mut services = root.at("services");
-                UpstreamTls::load(params, &mut services.at(name).at("tls")).map(Arc::new)
+                UpstreamTls::load(&params, &mut services.at(name).at("tls")).map(Arc::new)
             });
             all.extend(tls.map(|tls| (name.clone(), tls)));
         }
@@ -306,10 +316,10 @@ impl Clients {
 
     /// What the service called `name` does.
     pub(crate) fn of(&self, name: &str, params: &config::Service) -> Security {
-        match &params.tls {
+        match effective(params) {
             None => Security::Plain,
             Some(wanted) => {
-                let known = self.0.read().get(name).filter(|known| known.params == *wanted).cloned();
+                let known = self.0.read().get(name).filter(|known| known.params == wanted).cloned();
                 known.map_or(Security::Unusable, Security::Tls)
             }
         }

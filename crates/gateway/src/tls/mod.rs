@@ -45,6 +45,12 @@ fn wall() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
+/// The names by which the certificate `der` identifies its holder, the most telling first; `None` if it is none.
+#[must_use]
+pub fn certificate_names(der: &[u8]) -> Option<Box<[Box<str>]>> {
+    x509::read(der).map(x509::Facts::identity)
+}
+
 /// A loaded certificate, for people and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateStatus {

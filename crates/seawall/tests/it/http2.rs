@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use testkit::frames::{Frames, PREFACE, block, encode, flag, kind};
+use testkit::tls::Authority;
 use testkit::wait::{PATIENCE, wait_until};
 use testkit::{Client, Reply, Upstream};
 
@@ -658,4 +659,58 @@ fn a_slow_endpoint_slows_an_upload_down() {
         ask(&sender, request("POST", "/", &[]), Some(vec![1; 5_000_000].into()), None).await.unwrap()
     });
     assert_eq!(answer.field("x-got"), Some("5000000"));
+}
+
+// Over TLS.
+
+#[test]
+fn with_tls_both_sides_choose_by_alpn() {
+    let authority = Authority::new("tests");
+    let issued = authority.server(&["shop.example", "127.0.0.1"]);
+    let tls = |alpn: &str| {
+        let (cert, key) = (issued.cert.display(), issued.key.display());
+        format!("tls: {{certificates: [{{cert: '{cert}', key: '{key}'}}]{alpn}}}")
+    };
+    let upstream = Upstream::start(|request| Reply::ok(request.body()).header("x-method", request.method));
+    let inner = Gate::to(&[upstream.addr()]).listener(&tls("")).start();
+    let old = Gate::to(&[upstream.addr()]).listener(&tls(", alpn: [http/1.1]")).start();
+
+    // A client that offers both gets HTTP/2, and HTTP/1.1 where that is all there is.
+    for (gate, version) in [(&inner, "HTTP/2 200"), (&old, "HTTP/1.1 200")] {
+        let port = gate.addr().port();
+        let mut command = Command::new("curl");
+        command.args([
+            "--silent",
+            "--show-error",
+            "--include",
+            "--max-time",
+            "20",
+            "--data",
+            "tea",
+            "--cacert",
+        ]);
+        command.arg(authority.file()).arg("--resolve").arg(format!("shop.example:{port}:127.0.0.1"));
+        let output =
+            command.arg(format!("https://shop.example:{port}/")).output().expect("curl can be started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.starts_with(version) && text.ends_with("tea"), "{text}");
+    }
+
+    // So it is towards endpoints.
+    for (protocol, endpoint, streams, status) in [
+        ("auto", &inner, 4.0, 200),
+        ("h2", &inner, 7.0, 200),
+        ("h1", &inner, 7.0, 200),
+        ("auto", &old, 0.0, 200),
+        ("h2", &old, 0.0, 502),
+    ] {
+        let keys = format!("protocol: {protocol}, {NUMB}, tls: {{ca: '{}'}}", authority.file().display());
+        let gate = Gate::with("web", &[endpoint.addr()], &keys).start();
+        let mut client = Client::connect(gate.addr());
+        for _ in 0..3 {
+            assert_eq!(client.get("/").status, status, "{protocol}");
+        }
+        let counted = endpoint.metric("seawall_gateway_http2_streams_total", &[]);
+        assert_eq!(counted, Some(streams), "{protocol}");
+    }
 }

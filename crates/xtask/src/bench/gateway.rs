@@ -29,6 +29,15 @@ pub(super) fn run(mut args: Args) -> Result<(), String> {
     let rounds = if args.flag("quick") { ROUNDS_QUICK } else { ROUNDS };
     let rounds = args.option("rounds")?.unwrap_or(rounds).max(1);
     let only = args.list("only")?;
+    match args.option::<String>("protocol")?.as_deref() {
+        None | Some("h1") => {}
+        Some("tls") => {
+            let peers = args.list("peers")?;
+            args.finish()?;
+            return super::tls::run(&peers, rounds, SLICE);
+        }
+        Some(other) => return Err(format!("no protocol is called {other:?}; there are h1 and tls")),
+    }
     let names = proxy::chosen(&args.list("peers")?, &proxy::NAMES)?;
     args.finish()?;
     let shapes: Vec<&Shape> = if only.is_empty() {

@@ -13,6 +13,7 @@ mod shape;
 mod soak;
 mod stats;
 mod syscalls;
+mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
@@ -26,6 +27,7 @@ cargo xtask bench NAME [OPTIONS]
   gateway               CPU per request beside the peers
       --quick             3 rounds instead of 9
       --rounds N          so many rounds of one second each per proxy and shape
+      --protocol h1|tls   tls: handshakes, full and resumed, and requests over TLS; peers haproxy, nginx, envoy, seawall
       --only SHAPE,…      of min64, brw64, brw16k, brw4, rate5k
       --peers NAME,…      of forwarder, haproxy, haproxy-featured, nginx, envoy, seawall, seawall-bare, seawall-all
   gateway-idle          memory per idle client connection       [--connections 10000] [--peers …]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use testkit::tls::{Authority, Issued};
-use testkit::{Nginx, free_port, get, request};
+use testkit::{Nginx, Reply, Upstream, free_port, get, request};
 
 use super::{SHOP, show};
 use crate::gate::{Gate, NUMB};
@@ -12,8 +12,8 @@ use crate::gate::{Gate, NUMB};
 fn nginx(addr: SocketAddr, issued: &Issued, more: &str) -> Nginx {
     let (cert, key) = (show(&issued.cert), show(&issued.key));
     let server = format!(
-        "server {{ listen {addr} ssl; ssl_certificate {cert}; ssl_certificate_key {key}; {more}\n\
-         location /large {{ root /; client_max_body_size 0; return 200 \"$request_length\"; }}\n\
+        "server {{ listen {addr} ssl; ssl_certificate {cert}; ssl_certificate_key {key};\n\
+         ssl_protocols TLSv1.2 TLSv1.3; {more}\n\
          location / {{ return 200 \"$ssl_server_name|$ssl_protocol|$ssl_session_reused|$ssl_client_verify|$connection\"; }} }}"
     );
     Nginx::start(addr, &server).expect("nginx is installed by `cargo xtask test`")
@@ -54,7 +54,9 @@ fn an_endpoint_that_is_not_who_it_should_be_gets_nothing() {
     let _nginx = nginx(addr, &issued, "");
     let expired_at = free_port();
     let _expired = nginx(expired_at, &authority.expired(&[SHOP]), "");
-    let plain = testkit::Upstream::constant("plain");
+    let plain_at = free_port();
+    let _plain = Nginx::start(plain_at, &format!("server {{ listen {plain_at}; return 200 plain; }}"));
+    let silent = Upstream::constant("plain");
     let (ours, theirs) = (show(&authority.file()), show(&strangers.file()));
     for (at, keys, reason) in [
         (addr, format!("ca: '{theirs}', server_name: {SHOP}"), "authority"),
@@ -62,7 +64,7 @@ fn an_endpoint_that_is_not_who_it_should_be_gets_nothing() {
         (addr, format!("ca: '{ours}', server_name: other.example"), "name"),
         (addr, format!("ca: '{ours}'"), "name"),
         (expired_at, format!("ca: '{ours}', server_name: {SHOP}"), "expired"),
-        (plain.addr(), format!("ca: '{ours}', server_name: {SHOP}"), "malformed"),
+        (plain_at, format!("ca: '{ours}', server_name: {SHOP}"), "malformed"),
     ] {
         let seawall = Gate::with("web", &[at], &secured(&keys)).start();
         let response = get(seawall.addr(), "/");
@@ -78,7 +80,11 @@ fn an_endpoint_that_is_not_who_it_should_be_gets_nothing() {
         seawall.wait_for_line("an endpoint cannot be reached over TLS");
         seawall.stop();
     }
-    assert!(plain.requests().is_empty(), "nothing was sent in the clear");
+    let keys = format!("ca: '{ours}', server_name: {SHOP}");
+    let seawall = Gate::with("web", &[silent.addr()], &secured(&keys)).start();
+    assert_eq!(get(seawall.addr(), "/").status, 502);
+    assert!(silent.requests().is_empty(), "nothing was sent in the clear");
+    seawall.stop();
     let seawall = Gate::with("web", &[addr], &secured("verify: false, server_name: x.example")).start();
     assert!(get(seawall.addr(), "/").text().starts_with("x.example|"));
     seawall.stop();
@@ -115,7 +121,7 @@ fn health_is_asked_over_tls_too() {
     let ours = show(&authority.file());
     for (name, well) in [(SHOP, true), ("other.example", false)] {
         let keys =
-            format!("{health}, panic_below: 0%, {}", secured(&format!("ca: '{ours}', server_name: {name}")));
+            format!("{health}, panic_below: 0, {}", secured(&format!("ca: '{ours}', server_name: {name}")));
         let seawall = Gate::with("web", &[addr], &keys).start();
         if well {
             let checked = "seawall_gateway_upstream_tls_handshakes_total";
@@ -136,7 +142,12 @@ fn large_bodies_go_to_endpoints_whole() {
     let large = testkit::TempDir::new("large");
     let body: String = (0..400_000).map(|number| format!("{number:09}\n")).collect();
     large.write("body", &body);
-    let files = format!("location /files {{ alias {}; }}", show(large.path()));
+    let counting = Upstream::start(|request| Reply::ok(request.body().len().to_string()));
+    let files = format!(
+        "location /files {{ alias {}; }} location /large {{ client_max_body_size 0; proxy_pass http://{}; }}",
+        show(large.path()),
+        counting.addr()
+    );
     let _nginx = nginx(addr, &issued, &files);
     let keys = format!("ca: '{}', server_name: {SHOP}", show(&authority.file()));
     let seawall = Gate::with("web", &[addr], &secured(&keys)).start();
@@ -144,8 +155,7 @@ fn large_bodies_go_to_endpoints_whole() {
     assert!(response.status == 200 && response.text() == body, "{} bytes came", response.body.len());
     let head = format!("POST /large HTTP/1.1\r\nHost: {SHOP}\r\nContent-Length: {}\r\n\r\n", body.len());
     let response = request(seawall.addr(), &format!("{head}{body}"));
-    let read: usize = response.text().parse().expect("a number");
-    assert!(read > body.len(), "{read}");
+    assert_eq!(response.text(), body.len().to_string());
     seawall.stop();
 }
 
