@@ -36,7 +36,12 @@ pub(super) fn run(mut args: Args) -> Result<(), String> {
             args.finish()?;
             return super::tls::run(&peers, rounds, SLICE);
         }
-        Some(other) => return Err(format!("no protocol is called {other:?}; there are h1 and tls")),
+        Some("h2") => {
+            let peers = args.list("peers")?;
+            args.finish()?;
+            return super::h2::run(&peers, rounds, SLICE);
+        }
+        Some(other) => return Err(format!("no protocol is called {other:?}; there are h1, h2 and tls")),
     }
     let names = proxy::chosen(&args.list("peers")?, &proxy::NAMES)?;
     args.finish()?;
