@@ -1,7 +1,7 @@
 use model::ByteSize;
 
 use super::super::problem::Place;
-use super::super::{Listener, Role};
+use super::super::{Listener, ListenerHttp2, Role};
 use super::{not_zero, plain_name};
 use crate::codec::FIELDS_MAX;
 
@@ -97,12 +97,27 @@ fn check_one(listener: &Listener, place: &mut Place<'_>) {
         ("write", timeouts.write),
     ];
     not_zero(&mut place.at("timeouts"), waits);
+    let ListenerHttp2 { streams_max, stream_window, connection_window, .. } = listener.http2;
+    http2(&mut place.at("http2"), streams_max, stream_window, connection_window);
     let limits = &listener.limits;
     let mut place = place.at("limits");
     head(&mut place.at("head"), limits.head);
     if !(1..=FIELDS_MAX).contains(&(limits.fields as usize)) {
         let message = format!("{} is no usable limit of fields", limits.fields);
         place.at("fields").error(message, format!("write a number from 1 to {FIELDS_MAX}"));
+    }
+}
+
+/// Reports what HTTP/2 has no numbers for.
+pub(super) fn http2(place: &mut Place<'_>, streams_max: u32, stream: ByteSize, connection: ByteSize) {
+    if streams_max == 0 {
+        place.at("streams_max").error("with 0 streams nothing can be asked", "allow some, such as 100");
+    }
+    for (key, window) in [("stream_window", stream), ("connection_window", connection)] {
+        if !(1..1 << 31).contains(&window.get()) {
+            let message = format!("{window} is no usable window");
+            place.at(key).error(message, "write a size from 1 byte to less than 2GiB, such as 64KiB");
+        }
     }
 }
 
