@@ -71,16 +71,16 @@ impl Wire {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let Below::Client(conn) = &self.below {
-            if let Some(mut carry) = conn.carry.take() {
-                let count = carry.len().min(into.len());
-                into[..count].copy_from_slice(&carry[..count]);
-                carry.consume(count);
-                if !carry.is_empty() {
-                    conn.carry.replace(Some(carry));
-                }
-                return Poll::Ready(Ok(count));
+        if let Below::Client(conn) = &self.below
+            && let Some(mut carry) = conn.carry.take()
+        {
+            let count = carry.len().min(into.len());
+            into[..count].copy_from_slice(&carry[..count]);
+            carry.consume(count);
+            if !carry.is_empty() {
+                conn.carry.replace(Some(carry));
             }
+            return Poll::Ready(Ok(count));
         }
         self.on(|stream| stream.poll_read(cx, into))
     }
