@@ -116,6 +116,24 @@ pub fn chunked(data: &[u8]) {
     }
 }
 
+/// A certificate: its names can stand in headers and logs, and a part of it is none.
+///
+/// # Panics
+/// When the reader breaks one of these promises.
+pub fn certificate(data: &[u8]) {
+    let Some(names) = gateway::certificate_names(data) else { return };
+    for name in &names {
+        assert!(!name.is_empty() && name.trim() == &**name, "{name:?}");
+        assert!(name.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{name:?}");
+    }
+    for end in (0..data.len()).step_by(data.len() / 100 + 1) {
+        if let Some(early) = gateway::certificate_names(&data[..end]) {
+            // What follows the certificate is nobody's business.
+            assert_eq!(early, names, "after {end} bytes");
+        }
+    }
+}
+
 /// What a parser says of a prefix, as text; `None` asks for more.
 fn said<T: Debug>(parsed: Result<Parsed<T>, Malformed>) -> Option<String> {
     match parsed {

@@ -79,3 +79,8 @@ fn client_hellos_keep_their_promises() {
 fn proxy_headers_keep_their_promises() {
     replay("proxy_header", COPIES, fuzz::proxy_header);
 }
+
+#[test]
+fn certificates_keep_their_promises() {
+    replay("certificate", COPIES, fuzz::certificate);
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use model::Timestamp;
 
+use crate::grpc::Code;
 use crate::service::Clock;
 
 /// Why the gateway answered itself. The name goes into the `seawall-reason` header and the metrics.
@@ -59,11 +60,13 @@ pub enum Reason {
     Degraded,
     /// As many batch requests as the listener's fuse lets through are under way, and the line before it is full or too slow.
     FuseFull,
+    /// The listener serves nobody, but sends everybody to the same place over TLS.
+    HttpsOnly,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 24] = [
+    pub const ALL: [Reason; 25] = [
         Self::Malformed,
         Self::BadPath,
         Self::NoRoute,
@@ -88,6 +91,7 @@ impl Reason {
         Self::QuotaExceeded,
         Self::Degraded,
         Self::FuseFull,
+        Self::HttpsOnly,
     ];
 
     /// Its name in the header and in metrics.
@@ -118,6 +122,7 @@ impl Reason {
             Self::QuotaExceeded => "quota_exceeded",
             Self::Degraded => "degraded",
             Self::FuseFull => "fuse_full",
+            Self::HttpsOnly => "https_only",
         }
     }
 
@@ -125,6 +130,7 @@ impl Reason {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
+            Self::HttpsOnly => 308,
             Self::Malformed | Self::BadPath => 400,
             Self::NoRoute => 404,
             Self::MethodNotAllowed => 405,
@@ -240,9 +246,10 @@ pub(crate) fn refuse(
     to_head: bool,
     after: After,
     http11: bool,
+    grpc: bool,
     date: &Date,
 ) {
-    begin_head(out, refusal.status, date);
+    begin_head(out, if grpc { 200 } else { refusal.status }, date);
     let reason = refusal.reason.name();
     let _ = write!(out, "seawall-reason: {reason}\r\n");
     let Again { never_now, elsewhere, after_secs } = refusal.again;
@@ -258,6 +265,21 @@ pub(crate) fn refuse(
         out.extend_from_slice(fields);
     }
     let (colon, detail) = if refusal.detail.is_empty() { ("", "") } else { (": ", refusal.detail) };
+    if grpc {
+        // Clients of gRPC read neither body nor `retry-after`.
+        let code = Code::of_reason(refusal.reason).number();
+        let _ = write!(
+            out,
+            "content-type: application/grpc\r\ngrpc-status: {code}\r\ngrpc-message: {reason}{colon}{detail}\r\n"
+        );
+        match after_secs {
+            Some(secs) => drop(write!(out, "grpc-retry-pushback-ms: {}\r\n", secs * 1000)),
+            None if never_now => out.extend_from_slice(b"grpc-retry-pushback-ms: -1\r\n"),
+            None => {}
+        }
+        out.extend_from_slice(b"content-length: 0\r\n");
+        return end_head(out, after, http11);
+    }
     let length = reason.len() + colon.len() + detail.len() + 1;
     let _ = write!(out, "content-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n");
     end_head(out, after, http11);
@@ -299,7 +321,7 @@ mod tests {
         for (detail, to_head) in [("", false), ("duplicate_length", false), ("", true)] {
             let mut out = Vec::new();
             let refusal = Refusal { detail, ..Refusal::from(Reason::BreakerOpen) };
-            refuse(&mut out, &refusal, to_head, After::Close, true, &Date::default());
+            refuse(&mut out, &refusal, to_head, After::Close, true, false, &Date::default());
             let text = String::from_utf8(out).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let stated = head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();

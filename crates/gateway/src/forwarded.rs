@@ -18,8 +18,23 @@ use crate::config::IpNet;
 /// Most hops that are followed; the client of a longer chain is the last hop that was.
 pub const HOPS_MAX: usize = 32;
 
-/// How clients reach this gateway.
-const SCHEME: &[u8] = b"http";
+/// How a client reaches this gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http => b"http",
+            Self::Https => b"https",
+        }
+    }
+}
 
 /// The client's address: the peer's, or the one that trusted hops report.
 ///
@@ -50,7 +65,14 @@ pub fn client_address(peer: IpAddr, trusted: bool, networks: &[IpNet], fields: &
 /// not be sent on beside them.
 ///
 /// Whatever stands in `fields`, each line is one line.
-pub fn write(peer: IpAddr, trusted: bool, host: &str, fields: &[Field<'_>], out: &mut Vec<u8>) {
+pub fn write(
+    peer: IpAddr,
+    scheme: Scheme,
+    trusted: bool,
+    host: &str,
+    fields: &[Field<'_>],
+    out: &mut Vec<u8>,
+) {
     let peer = peer.to_canonical();
     let believed = if trusted { believed(fields) } else { None };
     let stated = Stated::by(trusted, believed, fields);
@@ -71,7 +93,7 @@ pub fn write(peer: IpAddr, trusted: bool, host: &str, fields: &[Field<'_>], out:
     }
     write_address(peer, out);
     out.extend_from_slice(b"\r\nx-forwarded-proto: ");
-    out.extend_from_slice(stated.proto.unwrap_or(SCHEME));
+    out.extend_from_slice(stated.proto.unwrap_or(scheme.name()));
     out.extend_from_slice(b"\r\n");
     if let Some(host) = stated.host.or_else(|| authority(host.as_bytes())) {
         out.extend_from_slice(b"x-forwarded-host: ");
@@ -81,7 +103,7 @@ pub fn write(peer: IpAddr, trusted: bool, host: &str, fields: &[Field<'_>], out:
     if believed == Some(FieldId::Forwarded) {
         out.extend_from_slice(b"forwarded: ");
         append_lines(fields, FieldId::Forwarded, out);
-        write_element(peer, host, out);
+        write_element(peer, scheme, host, out);
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -257,6 +279,17 @@ fn authority(text: &[u8]) -> Option<&[u8]> {
     (!text.is_empty() && text.iter().all(fits)).then_some(text)
 }
 
+/// The host in `authority`, without port, if it can stand in any field.
+pub(crate) fn host_of(text: &str) -> Option<&str> {
+    authority(text.as_bytes())?;
+    let end = match text.starts_with('[') {
+        true => text.find(']')? + 1,
+        false => text.find(':').unwrap_or(text.len()),
+    };
+    let (host, rest) = text.split_at(end);
+    (!host.is_empty() && (rest.is_empty() || rest.starts_with(':'))).then_some(host)
+}
+
 /// Writes the lines of a list as one, each followed by a comma. A line with control bytes is no line, and left out.
 fn append_lines(fields: &[Field<'_>], id: FieldId, out: &mut Vec<u8>) {
     for line in lines(fields, id) {
@@ -269,7 +302,7 @@ fn append_lines(fields: &[Field<'_>], id: FieldId, out: &mut Vec<u8>) {
 }
 
 /// `for=192.0.2.1;host="shop.example";proto=http`
-fn write_element(peer: IpAddr, host: &str, out: &mut Vec<u8>) {
+fn write_element(peer: IpAddr, scheme: Scheme, host: &str, out: &mut Vec<u8>) {
     match peer {
         IpAddr::V4(_) => {
             out.extend_from_slice(b"for=");
@@ -287,7 +320,7 @@ fn write_element(peer: IpAddr, host: &str, out: &mut Vec<u8>) {
         out.push(b'"');
     }
     out.extend_from_slice(b";proto=");
-    out.extend_from_slice(SCHEME);
+    out.extend_from_slice(scheme.name());
 }
 
 fn write_address(ip: IpAddr, out: &mut Vec<u8>) {

@@ -1,18 +1,16 @@
 //! The fuse of a batch listener: thousands of clients on one side, a few connections to endpoints on the other.
 
 use std::io;
-use std::net::TcpStream as Socket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
+use crate::config;
+use crate::engine::stream::{Parked, Stream};
+use crate::service::{NoPlace, Places};
 use model::{Criticality, Instant};
 use parking_lot::Mutex;
 use policy::bulkhead::Bulkhead;
-use tokio::net::TcpStream;
-
-use crate::config;
-use crate::service::{NoPlace, Places};
 
 /// The highest class that a batch request can have.
 pub(crate) const CLASS_MAX: Criticality = Criticality::SheddablePlus;
@@ -46,7 +44,7 @@ struct Connections {
 #[derive(Debug)]
 struct Idle {
     target: u64,
-    socket: Socket,
+    parked: Parked,
     until: Instant,
 }
 
@@ -106,7 +104,7 @@ impl Fuse {
 
     /// Closes whatever idled for too long or was closed by the other side.
     pub(crate) fn sweep(&self, now: Instant) {
-        let fine = |idle: &Idle| idle.until > now && !disturbed(&idle.socket);
+        let fine = |idle: &Idle| idle.until > now && !disturbed(&idle.parked);
         self.connections.lock().idle.retain(fine);
     }
 
@@ -133,8 +131,8 @@ impl Fuse {
 }
 
 /// Whether an idle connection was closed, or brought what nobody asked for.
-fn disturbed(socket: &Socket) -> bool {
-    !matches!(socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+fn disturbed(parked: &Parked) -> bool {
+    !matches!(parked.socket.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// A request's place in a fuse. Given back when dropped, by which time the request's connection has been closed or kept.
@@ -151,16 +149,16 @@ pub(crate) struct Held {
 impl Held {
     /// Counts a connection to `target` for this request, whose earlier one is closed by now, and answers an idle one if
     /// there is one. If not, one that idles elsewhere makes room for the one that the request will open.
-    pub(crate) fn take(&self, target: u64, now: Instant) -> Option<TcpStream> {
+    pub(crate) fn take(&self, target: u64, now: Instant) -> Option<Stream> {
         let mut connections = self.fuse.connections.lock();
         let Connections { idle, used } = &mut *connections;
         if !self.uses.replace(true) {
             *used += 1;
         }
         while let Some(position) = idle.iter().rposition(|idle| idle.target == target) {
-            let Idle { socket, until, .. } = idle.remove(position);
-            if until > now && !disturbed(&socket) {
-                return TcpStream::from_std(socket).ok();
+            let Idle { parked, until, .. } = idle.remove(position);
+            if until > now && !disturbed(&parked) {
+                return parked.unpark().ok();
             }
         }
         let room = (self.fuse.params.connections as usize).saturating_sub(*used);
@@ -169,13 +167,13 @@ impl Held {
     }
 
     /// Keeps the request's connection to `target` for the next one.
-    pub(crate) fn put(&self, target: u64, stream: TcpStream, until: Instant) {
-        let Ok(socket) = stream.into_std() else { return };
+    pub(crate) fn put(&self, target: u64, stream: Stream, until: Instant) {
+        let Ok(parked) = stream.park() else { return };
         let mut connections = self.fuse.connections.lock();
         if self.uses.replace(false) {
             connections.used -= 1;
         }
-        connections.idle.push(Idle { target, socket, until });
+        connections.idle.push(Idle { target, parked, until });
     }
 
     /// Closes all idle connections to `target`: one of them turned out to be dead, so the others probably are.
@@ -197,6 +195,11 @@ impl Drop for Held {
 mod tests {
     use super::*;
     use std::net::{SocketAddr, TcpListener};
+    use tokio::net::TcpStream;
+
+    async fn connected(address: SocketAddr) -> Stream {
+        Stream::Plain(TcpStream::connect(address).await.unwrap())
+    }
 
     fn fuse(connections: u32) -> Arc<Fuse> {
         Arc::new(Fuse::new(&config::Fuse { connections, ..config::Fuse::default() }, 2))
@@ -225,7 +228,7 @@ mod tests {
         let (first, second) = (held(&fuse).await, held(&fuse).await);
         for (held, target) in [(&first, 1), (&second, 2)] {
             assert!(held.take(target, now).is_none());
-            held.put(target, TcpStream::connect(address).await.unwrap(), until);
+            held.put(target, connected(address).await, until);
         }
         assert_eq!(open(&fuse), (0, 2));
         // Another target: the one that idles longest makes room.
@@ -247,12 +250,12 @@ mod tests {
         let fuse = fuse(4);
         let held = held(&fuse).await;
         let soon = Instant::from_nanos(10);
-        held.put(1, TcpStream::connect(address).await.unwrap(), soon);
+        held.put(1, connected(address).await, soon);
         assert!(held.take(1, soon).is_none());
-        held.put(1, TcpStream::connect(address).await.unwrap(), Instant::NEVER);
+        held.put(1, connected(address).await, Instant::NEVER);
         drop(listener.accept().unwrap());
         drop(listener.accept().unwrap());
-        let closed = held.fuse.connections.lock().idle[0].socket.try_clone().unwrap();
+        let closed = held.fuse.connections.lock().idle[0].parked.socket.try_clone().unwrap();
         closed.set_nonblocking(false).unwrap();
         assert_eq!(closed.peek(&mut [0]).unwrap(), 0);
         closed.set_nonblocking(true).unwrap();

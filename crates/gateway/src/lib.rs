@@ -12,6 +12,7 @@ mod discover;
 mod engine;
 pub mod forwarded;
 mod fuse;
+mod grpc;
 mod health;
 mod listen;
 pub mod metrics;
@@ -24,9 +25,11 @@ pub mod service;
 pub mod signals;
 mod snapshot;
 pub mod tcp;
+mod tls;
 
 pub use answer::Reason;
 pub use fuse::FuseStatus;
 pub use run::{
     BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,
 };
+pub use tls::{CertificateStatus, TlsStatus, certificate_names};

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::answer::Reason;
 use crate::config;
 use crate::tcp::{ProxyRefused, TcpShard};
+use crate::tls::{Failure, ListenerTls};
 
 /// Connections that the kernel completes ahead of us, per worker.
 const BACKLOG: i32 = 4096;
@@ -23,6 +24,7 @@ pub(crate) struct ListenerState {
     /// The real address: the port is never 0.
     pub(crate) address: SocketAddr,
     pub(crate) params: config::Listener,
+    pub(crate) tls: Option<Arc<ListenerTls>>,
     /// Figures that survive a change of parameters.
     pub(crate) figures: Arc<ListenerFigures>,
 }
@@ -37,7 +39,19 @@ pub(crate) struct ListenerFigures {
     pub(crate) proxy_refused: [AtomicU64; ProxyRefused::ALL.len()],
     /// What was passed on as it is, by worker.
     pub(crate) tcp: Box<[TcpShard]>,
+    pub(crate) handshakes: Handshakes,
     room: Arc<Room>,
+}
+
+/// What becomes of a listener's handshakes.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    pub(crate) active: AtomicU32,
+    pub(crate) full: AtomicU64,
+    pub(crate) resumed: AtomicU64,
+    /// Connections closed because too many were under way.
+    pub(crate) shed: AtomicU64,
+    pub(crate) failures: [AtomicU64; Failure::ALL.len()],
 }
 
 impl ListenerFigures {
@@ -50,6 +64,7 @@ impl ListenerFigures {
             shed_descriptors: AtomicU64::default(),
             proxy_refused: Default::default(),
             tcp: (0..workers).map(|_| TcpShard::default()).collect(),
+            handshakes: Handshakes::default(),
             room: Arc::clone(room),
         }
     }

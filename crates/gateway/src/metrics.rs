@@ -12,12 +12,14 @@ use model::Criticality;
 use crate::answer::Reason;
 use crate::codec::Malformed;
 use crate::config::ProxyProtocol;
+use crate::engine::h2::meter::Flood;
 use crate::fuse::FuseStatus;
-use crate::listen::{ListenerFigures, ListenerState, Room};
+use crate::listen::{Handshakes, ListenerFigures, ListenerState, Room};
 use crate::quota::QuotaFigures;
 use crate::service::{ClassShed, EndpointStatus, ModeStatus, ServiceStatus};
 use crate::signals::{Signal, Utilisation};
 use crate::tcp::{Outcome, ProxyRefused, TcpShard};
+use crate::tls::{Failure, TlsStatus, UpstreamTls};
 
 /// What kind of figure a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,21 @@ metrics! {
     TCP_BYTES = "seawall_gateway_tcp_bytes_total" Counter ["listener", "direction"] "Bytes passed on by a TCP listener: up to endpoints, down to clients.";
     PROXY_REFUSED = "seawall_gateway_proxy_protocol_refused_total" Counter ["listener", "reason"]
         "Connections closed for their PROXY header: untrusted (the peer may not say so), malformed, missing, timeout.";
+    HANDSHAKES = "seawall_gateway_tls_handshakes_total" Counter ["listener", "kind"]
+        "Handshakes with clients that succeeded: full, or resumed from an earlier session.";
+    HANDSHAKES_FAILED = "seawall_gateway_tls_handshakes_failed_total" Counter ["listener", "reason"]
+        "Handshakes with clients that failed: closed, timeout, limit (too many under way), authority, name, expired, certificate (the client's), refused (by the client), incompatible, unmatched (no certificate for the name), malformed, unusable.";
+    HANDSHAKES_ACTIVE = "seawall_gateway_tls_handshakes_active" Gauge ["listener"] "Handshakes with clients under way.";
+    CERTIFICATE_EXPIRY = "seawall_gateway_tls_certificate_expiry_timestamp_seconds" Gauge ["of", "certificate"]
+        "When a certificate that is in use expires, by the listener or service that shows it and by its file.";
+    CERTIFICATE_CURRENT = "seawall_gateway_tls_certificates_current" Gauge ["of"]
+        "1 while certificates are in use as their files have them, 0 while changed files are refused.";
+    CERTIFICATE_LOADS = "seawall_gateway_tls_certificate_reloads_total" Counter ["of", "result"]
+        "Times that changed files of certificates were taken into use (ok) or refused.";
+    UPSTREAM_HANDSHAKES = "seawall_gateway_upstream_tls_handshakes_total" Counter ["service", "kind"]
+        "Handshakes with endpoints that succeeded: full, or resumed from an earlier session.";
+    UPSTREAM_HANDSHAKES_FAILED = "seawall_gateway_upstream_tls_handshakes_failed_total" Counter ["service", "reason"]
+        "Handshakes with endpoints that failed, by why, as for those with clients.";
     FUSE_ACTIVE = "seawall_gateway_fuse_active_requests" Gauge ["listener"] "Batch requests under way upstream, over all services.";
     FUSE_CONNECTIONS = "seawall_gateway_fuse_connections_open" Gauge ["listener"] "Connections to endpoints that batch requests use or left idle.";
     FUSE_CONNECTIONS_MAX = "seawall_gateway_fuse_connections_max" Gauge ["listener"] "Connections to endpoints that batch requests may have.";
@@ -102,6 +119,12 @@ metrics! {
         "Batch requests refused: queue_full (nobody more may wait) or queue_timeout (waited too long).";
     CLIENT_TIMEOUTS = "seawall_gateway_client_timeouts_total" Counter ["stage"]
         "Connections closed because the client was too slow: head, body, write.";
+    HTTP2_CONNECTIONS = "seawall_gateway_http2_connections_total" Counter [] "Client connections that spoke HTTP/2.";
+    HTTP2_STREAMS = "seawall_gateway_http2_streams_total" Counter [] "Requests that came by HTTP/2.";
+    HTTP2_FLOODS = "seawall_gateway_http2_floods_total" Counter ["frame"]
+        "Client connections closed because too many frames came that cost work and bring none, by the frame that was one too many: reset, ping, settings, priority, window_update, empty_data, continuation, unknown.";
+    HTTP2_VIOLATIONS = "seawall_gateway_http2_violations_total" Counter []
+        "Client connections closed because their HTTP/2 was wrong or exceeded a limit of frames, continuations or resets.";
     BUFFER_BYTES = "seawall_gateway_buffer_bytes" Gauge [] "Bytes in buffers that outlive a moment.";
     BUFFER_BYTES_MAX = "seawall_gateway_buffer_bytes_max" Gauge [] "Bytes that such buffers may take before requests are refused.";
     UPSTREAM_CONNECTS = "seawall_gateway_upstream_connects_total" Counter ["result"] "Connections opened to endpoints, by result.";
@@ -294,6 +317,10 @@ pub(crate) struct WorkerMetrics {
     pub(crate) refusals: [Count; Reason::ALL.len()],
     pub(crate) malformed: [Count; Malformed::ALL.len()],
     pub(crate) client_timeouts: [Count; ClientStage::ALL.len()],
+    pub(crate) http2_connections: Count,
+    pub(crate) http2_streams: Count,
+    pub(crate) http2_floods: [Count; Flood::ALL.len()],
+    pub(crate) http2_violations: Count,
     pub(crate) connects: Count,
     pub(crate) connect_failures: Count,
     pub(crate) reuses: Count,
@@ -311,6 +338,10 @@ impl WorkerMetrics {
             refusals: std::array::from_fn(|_| Count::default()),
             malformed: std::array::from_fn(|_| Count::default()),
             client_timeouts: std::array::from_fn(|_| Count::default()),
+            http2_connections: Count::default(),
+            http2_streams: Count::default(),
+            http2_floods: std::array::from_fn(|_| Count::default()),
+            http2_violations: Count::default(),
             connects: Count::default(),
             connect_failures: Count::default(),
             reuses: Count::default(),
@@ -521,10 +552,17 @@ impl Exporter {
         for (index, stage) in ClientStage::ALL.into_iter().enumerate() {
             self.sample(&CLIENT_TIMEOUTS, &[stage.name()], sum(&|w| w.client_timeouts[index].get()));
         }
+        self.begin(&HTTP2_FLOODS);
+        for (index, flood) in Flood::ALL.into_iter().enumerate() {
+            self.sample(&HTTP2_FLOODS, &[flood.name()], sum(&|w| w.http2_floods[index].get()));
+        }
         self.begin(&UPSTREAM_CONNECTS);
         self.sample(&UPSTREAM_CONNECTS, &["success"], sum(&|w| w.connects.get()));
         self.sample(&UPSTREAM_CONNECTS, &["failure"], sum(&|w| w.connect_failures.get()));
-        let plain: [(&Metric, f64); 6] = [
+        let plain: [(&Metric, f64); 9] = [
+            (&HTTP2_CONNECTIONS, sum(&|w| w.http2_connections.get())),
+            (&HTTP2_STREAMS, sum(&|w| w.http2_streams.get())),
+            (&HTTP2_VIOLATIONS, sum(&|w| w.http2_violations.get())),
             (&UPSTREAM_REUSES, sum(&|w| w.reuses.get())),
             (&UPSTREAM_STALE, sum(&|w| w.stale.get())),
             (&UPSTREAM_IDLE, sum(&|w| w.idle_upstream.get())),
@@ -564,6 +602,73 @@ impl Exporter {
             let ListenerFigures { shed_limit, shed_descriptors, .. } = &*listener.figures;
             for (reason, count) in [("limit", shed_limit), ("descriptors", shed_descriptors)] {
                 self.sample(&SHED_CONNECTIONS, &[&listener.name, reason], count.load(Relaxed) as f64);
+            }
+        }
+        self.handshakes(listeners);
+    }
+
+    fn handshakes(&mut self, listeners: &[Arc<ListenerState>]) {
+        let secured = || listeners.iter().filter(|listener| listener.tls.is_some());
+        self.begin(&HANDSHAKES);
+        for listener in secured() {
+            let Handshakes { full, resumed, .. } = &listener.figures.handshakes;
+            for (kind, count) in [("full", full), ("resumed", resumed)] {
+                self.sample(&HANDSHAKES, &[&listener.name, kind], count.load(Relaxed) as f64);
+            }
+        }
+        self.begin(&HANDSHAKES_FAILED);
+        for listener in secured() {
+            let Handshakes { failures, shed, .. } = &listener.figures.handshakes;
+            for (failure, count) in Failure::ALL.iter().zip(failures) {
+                let labels = [&*listener.name, failure.name()];
+                self.sample(&HANDSHAKES_FAILED, &labels, count.load(Relaxed) as f64);
+            }
+            self.sample(&HANDSHAKES_FAILED, &[&listener.name, "limit"], shed.load(Relaxed) as f64);
+        }
+        self.begin(&HANDSHAKES_ACTIVE);
+        for listener in secured() {
+            let active = listener.figures.handshakes.active.load(Relaxed);
+            self.sample(&HANDSHAKES_ACTIVE, &[&listener.name], active.into());
+        }
+    }
+
+    /// The certificates in use, by whose they are.
+    pub(crate) fn certificates(&mut self, all: &[(String, TlsStatus)]) {
+        self.begin(&CERTIFICATE_EXPIRY);
+        for (of, tls) in all {
+            for (index, certificate) in tls.certificates.iter().enumerate() {
+                let path = certificate.path.display().to_string();
+                // A file that is named twice is one certificate.
+                if tls.certificates[..index].iter().all(|earlier| earlier.path != certificate.path) {
+                    self.sample(&CERTIFICATE_EXPIRY, &[of, &path], certificate.not_after as f64);
+                }
+            }
+        }
+        self.begin(&CERTIFICATE_CURRENT);
+        for (of, tls) in all {
+            self.sample(&CERTIFICATE_CURRENT, &[of], f64::from(u8::from(tls.refused.is_none())));
+        }
+        self.begin(&CERTIFICATE_LOADS);
+        for (of, tls) in all {
+            for (result, count) in [("ok", tls.reloads), ("refused", tls.refusals)] {
+                self.sample(&CERTIFICATE_LOADS, &[of, result], count as f64);
+            }
+        }
+    }
+
+    /// TLS towards the endpoints of services.
+    pub(crate) fn upstream_tls(&mut self, services: &[(&str, &UpstreamTls)]) {
+        self.begin(&UPSTREAM_HANDSHAKES);
+        for (service, tls) in services {
+            let (full, resumed, _) = tls.handshakes();
+            for (kind, count) in [("full", full), ("resumed", resumed)] {
+                self.sample(&UPSTREAM_HANDSHAKES, &[service, kind], count as f64);
+            }
+        }
+        self.begin(&UPSTREAM_HANDSHAKES_FAILED);
+        for (service, tls) in services {
+            for (failure, count) in tls.handshakes().2 {
+                self.sample(&UPSTREAM_HANDSHAKES_FAILED, &[service, failure.name()], count as f64);
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use model::{Deadline, Fault, Instant, Party, Ratio, Retry};
+use model::{Deadline, Fault, Instant, Party, Ratio, Retry, Verdict};
 use policy::attempts::{Condition, Decision, Facts, Failure, Stop, decide};
 use policy::balance::Pick;
 use policy::breaker::{CallEnd, Permit};
@@ -19,15 +19,17 @@ use policy::hedge::HedgeTimer;
 use policy::{Rng, Unavailable};
 
 use crate::answer::{After, Reason, Refusal, begin_head, end_head, refuse};
-use crate::codec::{Body, FieldStorage, Limits, Method, Parsed, parse_request};
+use crate::codec::{Body, FieldStorage, Limits, Malformed, Method, Parsed, parse_request};
 use crate::engine::attempt::{Answer, AttemptError, Attempts, Flight, attempt};
 use crate::engine::buffers::Buffer;
 use crate::engine::classify::{Plan, Refused, Request, classify};
 use crate::engine::conn::{Conn, poll_flush};
 use crate::engine::download::{DownloadError, Waits};
+use crate::engine::h2::PREFACE;
 use crate::engine::tunnel;
 use crate::engine::upload::Upload;
 use crate::engine::worker::Worker;
+use crate::grpc::{Code, Messages};
 use crate::metrics::{ClientStage, Ending};
 use crate::quota;
 use crate::router::CompiledAction;
@@ -43,6 +45,8 @@ pub(crate) enum Next {
     Close,
     /// It is closed once the client has stopped sending, so that what it was told is not lost.
     Linger,
+    /// It speaks HTTP/2: nothing of it has been used.
+    Http2,
 }
 
 /// Takes one request down the road. The connection has bytes to read.
@@ -51,6 +55,7 @@ pub(crate) async fn request(worker: Rc<Worker>, conn: Rc<Conn>) -> Next {
         Head::Request(request) => request,
         Head::Refused(refused) => return answer_refused(&worker, &conn, &refused).await,
         Head::Nothing => return Next::Idle,
+        Head::Http2 => return Next::Http2,
         Head::Gone => return Next::Close,
     };
     let served = serve(&worker, &conn, &request).await;
@@ -102,6 +107,8 @@ enum Head {
     Refused(Box<Refused>),
     /// The connection was thought to have bytes, and had none.
     Nothing,
+    /// The connection begins with HTTP/2's preface.
+    Http2,
     Gone,
 }
 
@@ -110,7 +117,7 @@ async fn read_head(worker: &Rc<Worker>, conn: &Conn) -> Head {
     let mut reading = Reading::new(worker, conn);
     let head = poll_fn(|cx| reading.poll(cx)).await;
     conn.alarm.off();
-    if !matches!(head, Head::Nothing) {
+    if !matches!(head, Head::Nothing | Head::Http2) {
         conn.requests.set(conn.requests.get() + 1);
     }
     head
@@ -195,6 +202,14 @@ impl<'a> Reading<'a> {
         Poll::Ready(Head::Refused(Refused::unread(worker, conn, Reason::HeadTimeout.into(), started)))
     }
 
+    /// Whether `bytes`, which are no HTTP/1.1, are the beginning of a connection of HTTP/2.
+    #[cold]
+    fn is_http2(&self, bytes: &[u8]) -> bool {
+        let Self { conn, .. } = *self;
+        let beginning = &bytes[..bytes.len().min(PREFACE.len())];
+        conn.listener.params.http2.enabled && conn.is_new() && PREFACE.starts_with(beginning)
+    }
+
     /// What `bytes` ask for and how many of them were used, once they hold a whole head or break a rule.
     fn parse(&self, bytes: &[u8], started: Instant) -> Option<(usize, Head)> {
         let Self { worker, conn, ref limits, seen, .. } = *self;
@@ -210,6 +225,7 @@ impl<'a> Reading<'a> {
                 let classified = classify(worker, conn, bytes, &head, started);
                 Some((head.len, classified.map_or_else(Head::Refused, Head::Request)))
             }
+            Err(Malformed::VersionUnsupported) if self.is_http2(bytes) => Some((0, Head::Http2)),
             Err(malformed) => {
                 worker.metrics.malformed[malformed as usize].one();
                 let refusal = Refusal {
@@ -245,7 +261,7 @@ async fn answer_refused(worker: &Rc<Worker>, conn: &Conn, refused: &Refused) -> 
     worker.metrics.refusals[reason as usize].one();
     let after = if worker.draining() { After::Leave } else { refused.after };
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11, &worker.date);
+    refuse(&mut bytes, &refused.refusal, refused.to_head, after, refused.http11, refused.grpc, &worker.date);
     let next = match after {
         _ if !write_all(worker, conn, bytes).await => Next::Close,
         After::Keep => Next::Idle,
@@ -287,8 +303,14 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
     served.admitted = Some(sent);
     let view = &admitted.view;
     let retry = route.params.retry.as_ref().unwrap_or(&view.params.retry);
-    let upload =
-        Upload::new(request.body.clone(), retry.replay_max.as_len(), request.body_max, &worker.buffers);
+    let message_max = conn.listener.params.limits.grpc_message.get();
+    let upload = Upload::new(
+        request.body.clone(),
+        retry.replay_max.as_len(),
+        request.body_max,
+        (request.grpc && message_max > 0).then(|| Messages::new(message_max)),
+        &worker.buffers,
+    );
     let upload = RefCell::new(upload);
     let absorbed = upload.borrow_mut().absorb(conn, &worker.buffers);
     if let Err(error) = absorbed {
@@ -332,17 +354,17 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         }
     };
     served.status = answer.status;
-    served.ending = Ending::of(answer.status);
-    let end = match answer.status {
-        // A refusal further down says that there is too much load, not that the service is broken.
-        500.. if answer.dont_retry => CallEnd::Ignored,
-        500.. => CallEnd::Failure,
-        _ => CallEnd::Success,
-    };
     // Whoever waits for news is not kept waiting.
     let took = if route.params.long_poll { Duration::ZERO } else { now.since(sent) };
-    admitted.judge(now, end, took);
-    admitted.answered(now, answer.flight.verdict(), answer.flight.latency());
+    match answer.judged {
+        Some(status) => {
+            served.ending = Ending::of(status);
+            admitted.judge(now, call_end(status, answer.dont_retry), took);
+            admitted.answered(now, answer.flight.verdict(), answer.flight.latency());
+        }
+        // A stream of gRPC: it was let in, and how it went is told at its end.
+        None => admitted.answered(now, Verdict::Success, answer.flight.latency()),
+    }
     if worker.shared.access_log.enabled() {
         served.endpoint = Some(answer.flight.target().endpoint.name().into());
     }
@@ -355,8 +377,18 @@ async fn serve(worker: &Rc<Worker>, conn: &Rc<Conn>, request: &Request) -> Serve
         return served;
     }
     admitted.stay();
-    deliver(worker, conn, answer, &upload, &admitted, &mut served).await;
+    deliver(worker, conn, request.grpc, answer, &upload, &admitted, &mut served).await;
     served
+}
+
+/// What an answer of `status` says about its service.
+fn call_end(status: u16, dont_retry: bool) -> CallEnd {
+    match status {
+        // A refusal further down says that there is too much load, not that the service is broken.
+        500.. if dont_retry => CallEnd::Ignored,
+        500.. => CallEnd::Failure,
+        _ => CallEnd::Success,
+    }
 }
 
 /// Why a request is not served in the modes that hold for it.
@@ -508,8 +540,12 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
             }
         };
         let failure = match &result {
-            Ok(answer) if !retry.statuses.contains(&answer.status) => return result,
-            Ok(answer) => Failure::Status(answer.status),
+            Ok(answer) => match answer.judged {
+                Some(status) if answer.may_be_replaced() && retry.statuses.contains(&status) => {
+                    Failure::Status(status)
+                }
+                _ => return result,
+            },
             Err(AttemptError::Stale) if free_retry && request.idempotent() => {
                 // The endpoint closed an idle connection while the request was on its way: no sign of illness, so
                 // trying once more costs no budget.
@@ -520,9 +556,12 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
                 way.supply.forget(view.targets[index as usize].id);
                 continue;
             }
-            Err(AttemptError::Connect(_) | AttemptError::ConnectTimeout) => {
-                Failure::NoAnswer(Condition::ConnectFailure)
-            }
+            Err(
+                AttemptError::Connect(_)
+                | AttemptError::Tls(_)
+                | AttemptError::ConnectTimeout
+                | AttemptError::Refused,
+            ) => Failure::NoAnswer(Condition::ConnectFailure),
             Err(AttemptError::Stale | AttemptError::Reset) => Failure::NoAnswer(Condition::Reset),
             Err(AttemptError::Timeout) => Failure::NoAnswer(Condition::Timeout),
             Err(_) => return result,
@@ -613,7 +652,8 @@ async fn hedged(
     // Boxed: few requests come this far, and all would carry its room.
     let mut second = Box::pin(attempt(way, flight, *attempts, deadline));
     let good = |result: &Result<Answer, AttemptError>| {
-        matches!(result, Ok(answer) if answer.status < 500) || matches!(result, Err(AttemptError::ClientGone))
+        matches!(result, Ok(answer) if answer.judged.is_none_or(|status| status < 500))
+            || matches!(result, Err(AttemptError::ClientGone))
     };
     tokio::select! {
         biased;
@@ -622,17 +662,21 @@ async fn hedged(
     }
 }
 
-/// Moves the answer to the client, and what is left of the request to the endpoint.
+/// Moves the answer to the client, and what is left of the request to the endpoint. With `patient`, the endpoint may be
+/// silent for as long as its connection stands.
 async fn deliver(
     worker: &Rc<Worker>,
     conn: &Conn,
+    patient: bool,
     answer: Answer,
     upload: &RefCell<Upload>,
     admitted: &Admitted<'_>,
     served: &mut Served,
 ) {
     let view = &admitted.view;
-    let Answer { mut flight, mut stream, mut download, after, persists, events, .. } = answer;
+    let Answer { mut flight, mut stream, mut download, after, persists, judged, dont_retry, events, .. } =
+        answer;
+    let begun = worker.now();
     let mut timed = false;
     let delivered = poll_fn(|cx| {
         let result = download.poll(cx, worker, conn, &mut stream);
@@ -649,11 +693,13 @@ async fn deliver(
         if !timed || std::mem::take(&mut download.progress) {
             timed = true;
             let timeout = match download.waits {
-                Waits::Client => conn.listener.params.timeouts.write,
-                Waits::Upstream if events => view.params.timeouts.tunnel,
-                Waits::Upstream => view.params.timeouts.body,
+                Waits::Client => conn.listener.params.timeouts.write.get(),
+                // Nothing to say is no fault of a stream's.
+                Waits::Upstream if patient => Duration::MAX,
+                Waits::Upstream if events => view.params.timeouts.tunnel.get(),
+                Waits::Upstream => view.params.timeouts.body.get(),
             };
-            worker.wheel.set(&conn.alarm, worker.tell_time().after(timeout.get()));
+            worker.wheel.set(&conn.alarm, worker.tell_time().after(timeout));
         } else if conn.alarm.rung() {
             if download.waits == Waits::Client {
                 worker.metrics.client_timeouts[ClientStage::Write as usize].one();
@@ -668,6 +714,13 @@ async fn deliver(
     served.response_bytes = download.bytes;
     match delivered {
         Ok(()) => {
+            if judged.is_none() {
+                let code = download.grpc_status().unwrap_or(Code::UNKNOWN);
+                flight.judge(code.verdict());
+                served.ending = Ending::of(code.status());
+                let now = worker.now();
+                admitted.judge(now, call_end(code.status(), dont_retry), now.since(begun) + flight.latency());
+            }
             let target = flight.target().id;
             if persists && download.arrived() && !download.overrun && upload.borrow().done() {
                 let idle_max = worker.shared.idle_upstream_max();
@@ -686,7 +739,11 @@ async fn deliver(
         }
         Err(DownloadError::Truncated | DownloadError::Malformed(_)) => {
             // The client sees a cut connection: the only honest end of an answer that has none.
-            flight.truncated();
+            flight.judge(Verdict::Failure);
+            if judged.is_none() {
+                let now = worker.now();
+                admitted.judge(now, CallEnd::Failure, now.since(begun) + flight.latency());
+            }
             if download.ends_by_closing() {
                 conn.break_off();
             }
@@ -763,7 +820,8 @@ async fn finish_refused(
     let unread = upload.map_or(!request.body.finished(), |upload| !upload.borrow().arrived());
     let after = after_own(worker, conn, request, unread);
     let mut bytes = worker.buffers.take();
-    refuse(&mut bytes, &refusal, request.method == Method::Head, after, request.http11, &worker.date);
+    let to_head = request.method == Method::Head;
+    refuse(&mut bytes, &refusal, to_head, after, request.http11, request.grpc, &worker.date);
     served.latency = worker.tell_time().since(request.started);
     served.status = refusal.status;
     served.reason = Some(reason);

@@ -1,5 +1,7 @@
 //! The gateway as a whole: built, run, reloaded, drained.
 
+mod certificates;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
@@ -25,7 +27,8 @@ use crate::pressure::{self, Pressure};
 use crate::quota::{Quota, Quotas};
 use crate::router::Router;
 use crate::service::{Clock, Control, Event, Service, ServiceStatus, Services};
-use crate::snapshot::{Snapshot, fuses, route_state};
+use crate::snapshot::{Snapshot, fuses, identity_headers, route_state};
+use crate::tls::{self, ListenerTls, TlsStatus};
 
 /// Commands that may wait for a busy worker.
 const COMMANDS_MAX: usize = 64;
@@ -201,11 +204,13 @@ impl Gateway {
             workers => workers as usize,
         };
         let room = Arc::new(Room::new(descriptors, count));
-        let listeners = bind_missing(&config, &BTreeMap::new(), count, &room)?;
+        let tls = tls::listeners(&config, |_| None).map_err(BuildError::Invalid)?;
+        let listeners = bind_missing(&config, &BTreeMap::new(), count, &room, &tls)?;
         let access_log = AccessLog::open(&config.access_log).map_err(BuildError::AccessLog)?;
         let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
         let control = control_runtime().map_err(BuildError::Control)?;
         let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
+        services.tls().replace(services.tls().prepare(&config.services).map_err(BuildError::Invalid)?);
         let running = services.apply(&config.services);
         let quotas = Quotas::new(clock, count, control.handle.clone(), policy::seed(seed, "quotas"));
         let charged = quotas.apply(&config.quotas);
@@ -284,6 +289,7 @@ impl Gateway {
             *handle.thread.lock() = Some(thread);
         }
         inner.control.handle.spawn(watch_pressure(Arc::downgrade(inner)));
+        inner.control.handle.spawn(certificates::watch(Arc::downgrade(inner)));
         let services = inner.services.all();
         let lacking = || services.iter().any(|one| one.service().view().targets.is_empty());
         wait_while(lacking, START_PATIENCE).await;
@@ -383,17 +389,23 @@ impl Gateway {
         let workers = inner.workers.len();
         // Whatever can fail comes first.
         let router = router(&config)?;
-        let mut fresh = {
+        let (mut fresh, mut secured) = {
             let state = inner.state.lock();
             if state.config == config {
                 return Ok(ReloadSummary { version: state.version, ..ReloadSummary::default() });
             }
             state.wait_for_closing(&config);
-            let fresh = bind_missing(&config, &state.listeners, workers, &inner.room)?;
+            let secured = tls::listeners(&config, |address| {
+                state.listeners.get(&address)?.listener.state.read().tls.clone()
+            })
+            .map_err(BuildError::Invalid)?;
+            let ways = inner.services.tls().prepare(&config.services).map_err(BuildError::Invalid)?;
+            let fresh = bind_missing(&config, &state.listeners, workers, &inner.room, &secured)?;
             if state.config.access_log != config.access_log {
                 inner.shared.access_log.reconfigure(&config.access_log).map_err(BuildError::AccessLog)?;
             }
-            fresh
+            inner.services.tls().replace(ways);
+            (fresh, secured)
         };
         let begun = inner.services.begin(&config.services);
         let unanswered = |one: &Arc<Control>| {
@@ -439,6 +451,7 @@ impl Gateway {
                     name: listener_name(params, listener.address),
                     address: listener.address,
                     params: (*params).clone(),
+                    tls: secured.remove(address),
                     figures: Arc::clone(&listener.figures),
                 });
             }
@@ -468,6 +481,7 @@ impl Gateway {
     pub fn status(&self) -> Status {
         let inner = &self.inner;
         let snapshot = inner.shared.snapshot();
+        let tls = inner.tls_status();
         let state = inner.state.lock();
         let listeners = state.listeners.values().map(|open| {
             let listener = open.listener.state.read();
@@ -518,6 +532,7 @@ impl Gateway {
             listeners: listeners.collect(),
             services: services.iter().map(|control| control.status()).collect(),
             routes: routes.collect(),
+            tls,
             buffer_bytes: inner.metrics.iter().map(|worker| worker.buffers.load(Relaxed)).sum(),
             buffer_bytes_max: inner.buffer_bytes_max,
             changes: state.changes.clone(),
@@ -538,6 +553,7 @@ impl Gateway {
         drop(state);
         out.listeners(&listeners, &inner.room);
         out.passed_on(&listeners);
+        inner.export_tls(out);
         let fuses: Vec<_> = listeners
             .iter()
             .filter_map(|listener| Some((&*listener.name, snapshot.fuse(listener.params.address)?.status())))
@@ -626,6 +642,7 @@ fn bind_missing(
     open: &BTreeMap<SocketAddr, Open>,
     workers: usize,
     room: &Arc<Room>,
+    tls: &HashMap<SocketAddr, Arc<ListenerTls>>,
 ) -> Result<BTreeMap<SocketAddr, Open>, BuildError> {
     let mut fresh = BTreeMap::new();
     let mut errors = Vec::new();
@@ -636,6 +653,7 @@ fn bind_missing(
                     name: listener_name(params, address),
                     address,
                     params: params.clone(),
+                    tls: tls.get(&params.address).cloned(),
                     figures: Arc::new(ListenerFigures::new(room, workers)),
                 };
                 let listener = Arc::new(Listener { state: RwLock::new(Arc::new(state)) });
@@ -691,6 +709,7 @@ fn snapshot(
         retry_budget,
         retry_budget_params: config.retry_budget.clone(),
         drain_finish: config.drain.finish.get(),
+        identity_headers: identity_headers(&config.listeners),
         fuses: fuses(&config.listeners, before, workers),
     }
 }
@@ -758,6 +777,8 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// The routes, in the order of the file.
     pub routes: Vec<RouteStatus>,
+    /// TLS of listeners and services that have it, by whose it is.
+    pub tls: Vec<(String, TlsStatus)>,
     /// Bytes in buffers that outlive a moment.
     pub buffer_bytes: u64,
     /// Bytes that they may take.

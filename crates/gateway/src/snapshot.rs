@@ -34,11 +34,18 @@ pub(crate) struct Snapshot {
     pub(crate) retry_budget_params: RetryBudgetParams,
     /// How long connections may go on whose listener has been removed.
     pub(crate) drain_finish: std::time::Duration,
+    /// Request headers that tell who a client proved to be: never taken from clients, on any listener.
+    pub(crate) identity_headers: Box<[Box<str>]>,
     /// Of the batch listeners, by the address that the configuration gives them.
     pub(crate) fuses: Box<[(SocketAddr, Arc<Fuse>)]>,
 }
 
 impl Snapshot {
+    /// Whether this field's word is the gateway's own.
+    pub(crate) fn is_identity_header(&self, name: &[u8]) -> bool {
+        self.identity_headers.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+    }
+
     /// The fuse of the listener at `address`, if it is one for batch jobs.
     pub(crate) fn fuse(&self, address: SocketAddr) -> Option<&Arc<Fuse>> {
         self.fuses.iter().find(|(at, _)| *at == address).map(|(_, fuse)| fuse)
@@ -95,6 +102,12 @@ impl Local {
             _ => Rc::clone(slot.insert(Rc::new(Seen(service.view())))),
         }
     }
+}
+
+/// The headers by which any of `listeners` tells who a client is.
+pub(crate) fn identity_headers(listeners: &[config::Listener]) -> Box<[Box<str>]> {
+    let names = listeners.iter().filter_map(|listener| listener.tls.as_ref()?.identity_header.as_deref());
+    names.map(Box::from).collect()
 }
 
 /// The fuses of `listeners`, keeping those whose parameters are the same. One with other parameters begins empty: until the

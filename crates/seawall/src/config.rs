@@ -166,7 +166,11 @@ impl ::config::Check for Config {
             );
             return;
         }
-        for problem in gateway.problems().into_iter().filter(|problem| problem.severity == Severity::Error) {
+        let in_text = gateway.problems().into_iter();
+        let errors: Vec<_> = in_text.filter(|problem| problem.severity == Severity::Error).collect();
+        // Files are looked at once it is clear which ones are meant.
+        let errors = if errors.is_empty() { gateway.problems_in_files() } else { errors };
+        for problem in errors.into_iter().filter(|problem| problem.severity == Severity::Error) {
             at(report, &problem.path).error(problem.message, problem.remedy);
         }
     }
@@ -188,7 +192,8 @@ impl Config {
     /// What is accepted although somebody should look at it, a line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let problems = self.gateway().problems().into_iter();
+        let gateway = self.gateway();
+        let problems = gateway.problems().into_iter().chain(gateway.problems_in_files());
         problems
             .filter(|problem| problem.severity == Severity::Warning)
             .map(|problem| problem.to_string())

@@ -25,6 +25,9 @@ pub struct Explain {
     /// A header field of the request. May be given several times.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
+    /// A name that the client proves with its certificate, such as spiffe://shop.example/ann; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    identity: Vec<String>,
 }
 
 /// As much of a request as routing looks at.
@@ -40,6 +43,8 @@ pub struct Request {
     pub query: Option<String>,
     /// Header fields, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Names that the client proves with its certificate.
+    pub identity: Vec<Box<str>>,
 }
 
 impl Request {
@@ -82,6 +87,7 @@ impl Request {
             path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
             query,
             headers,
+            identity: Vec::new(),
         })
     }
 
@@ -101,7 +107,8 @@ pub fn run(args: &Explain) -> Result<(), Failure> {
             .map_err(Failure::Input)
             .and_then(|text| say(&text));
     }
-    let request = Request::parse(&args.method, &args.url, &args.headers).map_err(Failure::Input)?;
+    let mut request = Request::parse(&args.method, &args.url, &args.headers).map_err(Failure::Input)?;
+    request.identity = args.identity.iter().map(|name| name.as_str().into()).collect();
     say(explain(&loaded.config().gateway(), &request).map_err(Failure::Input)?.trim_end())
 }
 
@@ -123,6 +130,7 @@ pub fn explain(config: &Config, request: &Request) -> Result<String, String> {
         path,
         query: request.query.as_deref(),
         header: &header,
+        identity: &request.identity,
     });
     let mut text = explanation.to_string();
     if let Some(winner) = &explanation.route {
@@ -181,6 +189,19 @@ pub fn connection(config: &Config, authority: &str) -> Result<String, String> {
     }
 }
 
+/// How a service's endpoints are talked to.
+fn secured(tls: &gateway::config::ServiceTls) -> String {
+    if !tls.verify {
+        return "endpoints are believed whoever they are".to_owned();
+    }
+    let by = tls.ca.file().map_or_else(
+        || "the authorities that the system trusts".to_owned(),
+        |file| file.display().to_string(),
+    );
+    let name = tls.server_name.as_deref().unwrap_or("the host that each is called by");
+    format!("endpoints must prove to be {name}, by {by}")
+}
+
 /// Methods that may be repeated without a second effect (RFC 9110, 9.2.2).
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
 
@@ -236,6 +257,9 @@ fn describe(text: &mut String, config: &Config, route: &Route, request: &Request
     for name in services {
         if let Some(service) = config.services.get(name) {
             line("service", format!("{name}: {}, balanced by {}", source(service), word(&service.balance)));
+            if let Some(tls) = &service.tls {
+                line("  tls", secured(tls));
+            }
             let (timeout, from) = match route.timeout {
                 Some(timeout) => (timeout, "the route's timeout"),
                 None => (service.timeouts.request, "the service's timeouts.request"),
@@ -339,6 +363,7 @@ fn key(key: &policy::balance::HashKey) -> String {
         HashKey::Cookie(name) => format!("cookie `{name}`"),
         HashKey::ClientAddress => "client address".to_owned(),
         HashKey::Path => "path".to_owned(),
+        HashKey::Identity => "identity".to_owned(),
     }
 }
 

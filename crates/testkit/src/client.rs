@@ -163,20 +163,25 @@ impl Client {
     }
 
     fn read(&mut self, with_body: bool) -> io::Result<Response> {
-        let mut interim = Vec::new();
-        loop {
-            let head = self.head()?;
-            let status = status(&head)?;
-            if (100..200).contains(&status) && status != 101 {
-                interim.push((status, head.headers));
-                continue;
-            }
-            let bodiless = !with_body || matches!(status, 101 | 204 | 304);
-            let framing = if bodiless { Framing::Length(0) } else { head.response_framing()? };
-            let mut response = Response { status, headers: head.headers, interim, ..Response::default() };
-            response.trailers = self.reader.body(framing, &mut response.body)?;
-            return Ok(response);
+        read_response(&mut self.reader, with_body)
+    }
+}
+
+/// Reads the next final answer.
+pub(crate) fn read_response(reader: &mut Reader<impl io::Read>, with_body: bool) -> io::Result<Response> {
+    let mut interim = Vec::new();
+    loop {
+        let head = reader.head()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        let status = status(&head)?;
+        if (100..200).contains(&status) && status != 101 {
+            interim.push((status, head.headers));
+            continue;
         }
+        let bodiless = !with_body || matches!(status, 101 | 204 | 304);
+        let framing = if bodiless { Framing::Length(0) } else { head.response_framing()? };
+        let mut response = Response { status, headers: head.headers, interim, ..Response::default() };
+        response.trailers = reader.body(framing, &mut response.body)?;
+        return Ok(response);
     }
 }
 

@@ -113,6 +113,11 @@ impl<S: Read> Reader<S> {
         &self.stream
     }
 
+    /// The stream underneath, to write to.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// The next head; `None` when the peer has closed before its first byte.
     pub fn head(&mut self) -> io::Result<Option<Head>> {
         loop {

@@ -1,9 +1,11 @@
 //! What tests and benchmarks share. Never part of a release.
 //!
 //! * [`upstream`] — a programmable HTTP/1.1 back end; [`client`] — a client that sends bytes as they are.
+//! * [`frames`] — a client of HTTP/2 that sends frames as they are.
 //! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
 //! * [`load`] — epoll load generators; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
 //!   which a benchmark needs as its floor; [`station`] — a back end whose capacity is known.
+//! * [`tls`] — certificates made on the spot, and a client that speaks TLS.
 //! * [`wait`] — waiting on a state instead of sleeping; [`temp`] — directories that vanish; [`alloc`] — an
 //!   allocator that counts.
 //!
@@ -14,16 +16,19 @@ pub mod alloc;
 pub mod backend;
 pub mod client;
 pub mod forwarder;
+pub mod frames;
 pub mod http;
 pub mod load;
 pub mod process;
 pub mod station;
 pub mod sys;
 pub mod temp;
+pub mod tls;
 pub mod upstream;
 pub mod wait;
 
 pub use client::{Client, get, request};
+pub use frames::Frames;
 pub use process::{Nginx, Redis, Seawall};
 pub use temp::TempDir;
 pub use upstream::{Gate, Reply, Upstream};

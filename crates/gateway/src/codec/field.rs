@@ -102,6 +102,10 @@ field_ids! {
     Cookie = "cookie";
     /// Cookie of the server.
     SetCookie = "set-cookie";
+    /// What the body is.
+    ContentType = "content-type";
+    /// How a gRPC call ended.
+    GrpcStatus = "grpc-status";
     /// Deadline of a gRPC call.
     GrpcTimeout = "grpc-timeout";
     /// ORCA load report of an endpoint.
@@ -140,8 +144,8 @@ impl FieldId {
             7 => &[Upgrade, Trailer],
             9 => &[Forwarded, XRealIp],
             10 => &[Connection, KeepAlive, SetCookie],
-            11 => &[RetryAfter],
-            12 => &[GrpcTimeout],
+            11 => &[RetryAfter, GrpcStatus],
+            12 => &[ContentType, GrpcTimeout],
             13 => &[SeawallRetry],
             14 => &[ContentLength, SeawallReason],
             15 => &[XForwardedFor, SeawallAttempt],

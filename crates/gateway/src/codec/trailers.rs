@@ -76,7 +76,6 @@ fn is_allowed(field: &Field<'_>) -> bool {
         "content-language",
         "content-location",
         "content-range",
-        "content-type",
         "expires",
         "location",
         "max-forwards",
@@ -89,7 +88,7 @@ fn is_allowed(field: &Field<'_>) -> bool {
         "www-authenticate",
     ];
     match field.id {
-        FieldId::EndpointLoadMetrics => true,
+        FieldId::EndpointLoadMetrics | FieldId::GrpcStatus => true,
         FieldId::Other => {
             !FORBIDDEN.iter().any(|name| field.name.eq_ignore_ascii_case(name.as_bytes()))
                 && !field.name.get(..3).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"if-"))

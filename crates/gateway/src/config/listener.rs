@@ -8,6 +8,8 @@ use policy::bulkhead::BulkheadParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::{HttpsRedirect, ListenerHttp2, ListenerTls};
+
 /// An address where requests come in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,12 @@ pub struct Listener {
     /// How many requests of a `batch` listener go upstream at once, and how many wait; every default when absent.
     #[serde(default)]
     pub fuse: Option<Fuse>,
+    /// TLS towards clients. Absent: none.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
+    /// Sends every client to the same place over TLS instead of serving it. Only for a listener without TLS.
+    #[serde(default)]
+    pub https_redirect: Option<HttpsRedirect>,
     /// Networks of proxies whose `Forwarded`, `X-Forwarded-*`, deadline, criticality and attempt headers are believed.
     /// From anybody else these headers are removed.
     #[serde(default)]
@@ -43,6 +51,9 @@ pub struct Listener {
     /// Largest messages that are read.
     #[serde(default)]
     pub limits: MessageLimits,
+    /// HTTP/2.
+    #[serde(default)]
+    pub http2: ListenerHttp2,
 }
 
 fn connections_max_default() -> u32 {
@@ -60,10 +71,13 @@ impl Listener {
             tcp: None,
             proxy_protocol: ProxyProtocol::default(),
             fuse: None,
+            tls: None,
+            https_redirect: None,
             trusted: Vec::new(),
             connections_max: connections_max_default(),
             timeouts: ClientTimeouts::default(),
             limits: MessageLimits::default(),
+            http2: ListenerHttp2::default(),
         }
     }
 
@@ -206,13 +220,21 @@ pub struct MessageLimits {
     pub fields: u32,
     /// Bytes of a request's body; 0 means no limit.
     pub body: ByteSize,
+    /// Bytes of one message of a gRPC call's request; 0 means no limit.
+    pub grpc_message: ByteSize,
     /// Requests on one connection before it is closed; 0 means no limit.
     pub requests_per_connection: u64,
 }
 
 impl Default for MessageLimits {
     fn default() -> Self {
-        Self { head: ByteSize::kib(32), fields: 100, body: ByteSize::new(0), requests_per_connection: 0 }
+        Self {
+            head: ByteSize::kib(32),
+            fields: 100,
+            body: ByteSize::new(0),
+            grpc_message: ByteSize::new(0),
+            requests_per_connection: 0,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a user may say about the gateway. Every key has a default unless its absence makes no sense.
 
 mod check;
+mod http2;
 mod listener;
 mod mode;
 pub(crate) mod problem;
@@ -8,7 +9,9 @@ mod process;
 mod quota;
 mod route;
 mod service;
+mod tls;
 
+pub use http2::{ListenerHttp2, Protocol, UpstreamHttp2};
 pub use listener::{
     ClientTimeouts, Fuse, IpNet, Listener, MessageLimits, ProxyProtocol, ProxyVersion, Role, Tcp,
 };
@@ -22,6 +25,10 @@ pub use route::{
 };
 pub use service::{
     Dns, EndpointParams, FileSd, Health, HealthCheck, HealthKeys, Service, Sticky, UpstreamTimeouts,
+};
+pub use tls::{
+    Alpn, Authorities, Certificate, ClientAuth, ClientCertificate, HttpsRedirect, ListenerTls, ServiceTls,
+    TlsVersion, Unmatched,
 };
 
 use std::collections::BTreeMap;

@@ -66,6 +66,9 @@ pub struct Match {
     pub headers: BTreeMap<String, Condition>,
     /// Conditions on query parameters.
     pub query: BTreeMap<String, Condition>,
+    /// A condition on the names in the client's TLS certificate: one of them must satisfy it. Holds only for clients whose
+    /// certificate a listener's `client_ca` vouches for; `present: false` holds for everybody else.
+    pub identity: Option<Condition>,
 }
 
 /// A condition on a value.

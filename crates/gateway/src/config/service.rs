@@ -19,7 +19,7 @@ use policy::throttle::ThrottleParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Mode, ProxyVersion};
+use super::{Mode, Protocol, ProxyVersion, ServiceTls, UpstreamHttp2};
 
 /// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns` and `file` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +31,12 @@ pub struct Service {
     pub dns: Option<Dns>,
     /// Endpoints from a Prometheus `file_sd` file.
     pub file: Option<FileSd>,
+    /// TLS towards endpoints, for requests and health checks alike. Absent: none.
+    pub tls: Option<ServiceTls>,
+    /// What they are spoken to in.
+    pub protocol: Protocol,
+    /// HTTP/2, where that is spoken.
+    pub http2: UpstreamHttp2,
     /// Which endpoint gets the next attempt.
     pub balance: Balance,
     /// Sends a client back to the endpoint it had.
@@ -83,6 +89,9 @@ impl Default for Service {
             endpoints: Vec::new(),
             dns: None,
             file: None,
+            tls: None,
+            protocol: Protocol::default(),
+            http2: UpstreamHttp2::default(),
             balance: Balance::default(),
             sticky: None,
             subset: SubsetParams::default(),
@@ -232,6 +241,9 @@ pub struct HealthKeys {
     /// Asks `GET` of this path, which must be answered 2xx. An answer with header `seawall-lame-duck: 1` means lame duck,
     /// whatever its status. Absent: whether the endpoint accepts a connection.
     pub path: Option<String>,
+    /// Asks gRPC's health service (`grpc.health.v1.Health/Check`) about the service of this name, `""` for the endpoint as a
+    /// whole; it must be `SERVING`. Instead of `path`, which wins where both are written.
+    pub grpc: Option<String>,
     /// Time between checks of one endpoint; jittered so that endpoints are not asked at once.
     pub interval: Span,
     /// An answer later than this is a failure.
@@ -263,9 +275,13 @@ pub struct Health {
 
 impl From<HealthKeys> for Health {
     fn from(keys: HealthKeys) -> Self {
-        let HealthKeys { path, interval, timeout, unhealthy_after, healthy_after, jitter } = keys;
+        let HealthKeys { path, grpc, interval, timeout, unhealthy_after, healthy_after, jitter } = keys;
         Self {
-            check: path.map_or(HealthCheck::Tcp, HealthCheck::Http),
+            check: match (path, grpc) {
+                (Some(path), _) => HealthCheck::Http(path),
+                (None, Some(service)) => HealthCheck::Grpc(service),
+                (None, None) => HealthCheck::Tcp,
+            },
             timing: HealthParams { interval, timeout, unhealthy_after, healthy_after, jitter },
         }
     }
@@ -274,11 +290,12 @@ impl From<HealthKeys> for Health {
 impl From<Health> for HealthKeys {
     fn from(health: Health) -> Self {
         let HealthParams { interval, timeout, unhealthy_after, healthy_after, jitter } = health.timing;
-        let path = match health.check {
-            HealthCheck::Tcp => None,
-            HealthCheck::Http(path) => Some(path),
+        let (path, grpc) = match health.check {
+            HealthCheck::Tcp => (None, None),
+            HealthCheck::Http(path) => (Some(path), None),
+            HealthCheck::Grpc(service) => (None, Some(service)),
         };
-        Self { path, interval, timeout, unhealthy_after, healthy_after, jitter }
+        Self { path, grpc, interval, timeout, unhealthy_after, healthy_after, jitter }
     }
 }
 
@@ -291,13 +308,15 @@ pub enum HealthCheck {
     /// Whether GET of this path is answered 2xx. An answer with header `seawall-lame-duck: 1` means lame duck, whatever its
     /// status.
     Http(String),
+    /// Whether gRPC's health service says that the service of this name is `SERVING`.
+    Grpc(String),
 }
 
 /// How long to wait for endpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTimeouts {
-    /// For a connection.
+    /// For a connection, TLS included.
     pub connect: Span,
     /// For the head of an answer, per attempt.
     pub attempt: Span,

@@ -3,23 +3,18 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use model::{Deadline, Fault, Instant, Party, Retry, Verdict};
-use policy::Ended;
-use policy::attempts::RetryPolicyParams;
-use policy::breaker::{CallEnd, Permit};
-use tokio::net::TcpStream;
-
 use super::buffers::Buffer;
 use super::classify::{Plan, Request, Runs};
-use super::conn::{Conn, poll_flush, poll_read};
+use super::conn::{Conn, poll_flush};
 use super::download::{Download, DownloadError};
+use super::h2::client::{LinkParams, Links};
 use super::pool::Supply;
+use super::stream::{OpenError, Stream};
 use super::upload::{Upload, UploadError};
 use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
@@ -27,17 +22,27 @@ use crate::codec::{
     Body, FieldId, FieldStorage, Framing, Limits, Malformed, Parsed, ResponseHead, parse_response,
     write_decimal,
 };
-use crate::config;
-use crate::service::{Notice, Service, Target};
+use crate::config::{self, Alpn};
+use crate::grpc::Code;
+use crate::service::{Notice, Service, Target, View};
 use crate::snapshot::{Local, Seen};
+use crate::tls::{Failure, Security};
+use model::{Deadline, Fault, Instant, Party, Retry, Span, Verdict};
+use policy::Ended;
+use policy::attempts::RetryPolicyParams;
+use policy::breaker::{CallEnd, Permit};
 
 /// Why an attempt brought no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttemptError {
     #[error("the endpoint does not accept a connection")]
     Connect(#[source] io::Error),
+    #[error("the connection to the endpoint could not be secured")]
+    Tls(#[source] io::Error),
     #[error("the endpoint did not accept a connection in time")]
     ConnectTimeout,
+    #[error("the endpoint did not begin with the request")]
+    Refused,
     #[error("a pooled connection was closed before it was used")]
     Stale,
     #[error("the endpoint closed the connection without an answer")]
@@ -72,7 +77,9 @@ impl AttemptError {
     /// Whose fault it is, and whether another attempt could help without doing harm.
     pub(crate) fn fault(&self) -> Fault {
         let (who, retry) = match self {
-            Self::Connect(_) | Self::ConnectTimeout => (Party::Upstream, Retry::Safe),
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout | Self::Refused => {
+                (Party::Upstream, Retry::Safe)
+            }
             Self::Stale | Self::Reset | Self::Timeout => (Party::Upstream, Retry::IfIdempotent),
             Self::Malformed(_) | Self::Overdue => (Party::Upstream, Retry::Never),
             Self::Deadline
@@ -88,8 +95,8 @@ impl AttemptError {
     /// What the client is told.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => Reason::ConnectFailed,
-            Self::Stale | Self::Reset => Reason::UpstreamReset,
+            Self::Connect(_) | Self::Tls(_) | Self::ConnectTimeout => Reason::ConnectFailed,
+            Self::Refused | Self::Stale | Self::Reset => Reason::UpstreamReset,
             Self::Timeout => Reason::UpstreamTimeout,
             Self::Deadline | Self::Overdue => Reason::DeadlineExceeded,
             Self::Malformed(_) => Reason::UpstreamMalformed,
@@ -107,6 +114,7 @@ impl AttemptError {
             Self::Malformed(malformed) | Self::BodyMalformed(malformed) => {
                 Refusal { detail: malformed.name(), ..refusal }
             }
+            Self::Tls(error) => Refusal { detail: Failure::of(error).detail(), ..refusal },
             _ => refusal,
         }
     }
@@ -215,9 +223,9 @@ impl Flight {
         self.latency = Some(now.since(self.started));
     }
 
-    /// The body that followed a good head was cut short.
-    pub(crate) fn truncated(&mut self) {
-        self.verdict = Verdict::Failure;
+    /// What followed a head says more about the endpoint than the head did.
+    pub(crate) fn judge(&mut self, verdict: Verdict) {
+        self.verdict = verdict;
     }
 }
 
@@ -259,8 +267,10 @@ impl Drop for Flight {
 /// The head of an answer, ready to go out, with the way to the rest of it.
 pub(crate) struct Answer {
     pub(crate) flight: Flight,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) status: u16,
+    /// The status that it is judged by: its own, or what its `grpc-status` stands for; `None` while that is still to come.
+    pub(crate) judged: Option<u16>,
     pub(crate) download: Download,
     /// What the client is told about its connection.
     pub(crate) after: After,
@@ -272,6 +282,14 @@ pub(crate) struct Answer {
     pub(crate) upgraded: bool,
     /// It is a stream of events, which may be silent for long.
     pub(crate) events: bool,
+}
+
+impl Answer {
+    /// Whether another attempt may take its place: nothing but a head and its end has come, or the head says all. A gRPC
+    /// message is the answer, whatever follows it.
+    pub(crate) fn may_be_replaced(&self) -> bool {
+        self.judged == Some(self.status) || self.download.bytes == 0
+    }
 }
 
 /// What every attempt of a request shares.
@@ -308,8 +326,9 @@ pub(crate) async fn attempt(
 
 /// An answer that does not own its flight yet.
 struct Incoming {
-    stream: TcpStream,
+    stream: Stream,
     status: u16,
+    judged: Option<u16>,
     download: Download,
     after: After,
     persists: bool,
@@ -320,8 +339,8 @@ struct Incoming {
 
 impl Incoming {
     fn with(self, flight: Flight) -> Answer {
-        let Self { stream, status, download, after, persists, dont_retry, upgraded, events } = self;
-        Answer { flight, stream, status, download, after, persists, dont_retry, upgraded, events }
+        let Self { stream, status, judged, download, after, persists, dont_retry, upgraded, events } = self;
+        Answer { flight, stream, status, judged, download, after, persists, dont_retry, upgraded, events }
     }
 }
 
@@ -333,16 +352,31 @@ async fn send_and_wait(
     now: Instant,
 ) -> Result<Incoming, AttemptError> {
     let (worker, conn, view) = (way.worker, way.conn, way.view);
+    // A stream of gRPC may say nothing before its first message, and whoever waits for news is not kept waiting.
+    let patient = way.request.grpc || way.request.route().params.long_poll;
+    let usual = if patient { Duration::MAX } else { view.params.timeouts.attempt.get() };
     let attempt_timeout = match way.request.route().params.long_poll {
-        true => Duration::MAX,
-        false => way.retry.attempt_timeout.unwrap_or(view.params.timeouts.attempt).get(),
+        true => usual,
+        false => way.retry.attempt_timeout.map_or(usual, Span::get),
     };
     let left =
         deadline.to_pass_on(now, view.params.timeouts.deadline_margin.get()).ok_or(AttemptError::Deadline)?;
 
-    let (stream, pooled) = match way.supply.take(flight.target().id, now) {
-        Some(stream) => (stream, true),
-        None => (connect(way, flight.target().address, deadline).await?, false),
+    let (stream, pooled) = match spoken(view) {
+        config::Protocol::H1 => {
+            let fits = |stream: &Stream| stream.fits(&view.security);
+            match way.supply.take(flight.target().id, now).filter(fits) {
+                Some(stream) => (stream, true),
+                None => {
+                    let target = flight.target();
+                    let opening =
+                        Stream::open(target.address, target.endpoint.name(), &view.security, &[Alpn::Http11]);
+                    (connect(way, opening, deadline).await?, false)
+                }
+            }
+        }
+        // Boxed: attempts over HTTP/1.1 alone do not carry its room.
+        protocol => Box::pin(join(way, flight.index(), protocol, now, deadline)).await?,
     };
     if pooled {
         worker.metrics.reuses.one();
@@ -351,14 +385,17 @@ async fn send_and_wait(
     let mut wire = worker.buffers.take();
     wire.extend(way.head);
     let told = left.min(attempt_timeout);
-    if way.request.grpc {
-        wire.extend(b"grpc-timeout: ");
-        wire.extend(policy::deadline::format_grpc_timeout(told).as_bytes());
+    if deadline != Deadline::NONE || attempt_timeout < Duration::MAX {
+        if way.request.grpc_timeout || way.request.grpc {
+            wire.extend(b"grpc-timeout: ");
+            wire.extend(policy::deadline::format_grpc_timeout(told).as_bytes());
+            wire.extend(b"\r\n");
+        }
+        wire.extend(b"seawall-deadline-ms: ");
+        write_decimal(u64::try_from(told.as_millis().max(1)).unwrap_or(u64::MAX), &mut wire);
         wire.extend(b"\r\n");
     }
-    wire.extend(b"seawall-deadline-ms: ");
-    write_decimal(u64::try_from(told.as_millis().max(1)).unwrap_or(u64::MAX), &mut wire);
-    wire.extend(b"\r\nseawall-attempt: ");
+    wire.extend(b"seawall-attempt: ");
     write_decimal(u64::from(way.request.attempts_before + number), &mut wire);
     wire.extend(b"\r\n\r\n");
     way.upload.borrow_mut().restart(&mut wire);
@@ -383,29 +420,96 @@ async fn send_and_wait(
     exchange.set_alarm();
     let answered = poll_fn(|cx| exchange.poll(cx, flight)).await;
     conn.alarm.off();
-    let (status, download, after, persists, dont_retry, upgraded, events) = answered?;
-    Ok(Incoming { stream: exchange.stream, status, download, after, persists, dont_retry, upgraded, events })
+    let stream = exchange.stream;
+    let (status, judged, download, after, persists, dont_retry, upgraded, events) = answered?;
+    Ok(Incoming { stream, status, judged, download, after, persists, dont_retry, upgraded, events })
+}
+
+/// What the endpoints of `view` may be spoken to in: by their own choice only where there is TLS to choose by.
+fn spoken(view: &View) -> config::Protocol {
+    match (view.params.protocol, &view.security) {
+        (config::Protocol::Auto, Security::Plain) => config::Protocol::H1,
+        (protocol, _) => protocol,
+    }
+}
+
+/// Takes a place on a connection of HTTP/2 to the endpoint at `index`, which this worker's requests share, or a connection of
+/// HTTP/1.1 where the endpoint may choose and chooses that. Answers whether it comes from the pool.
+async fn join(
+    way: &Attempts<'_>,
+    index: u32,
+    protocol: config::Protocol,
+    now: Instant,
+    deadline: Deadline,
+) -> Result<(Stream, bool), AttemptError> {
+    let (worker, params, security) = (way.worker, &way.view.params, &way.view.security);
+    let target = &way.view.targets[index as usize];
+    if let Some(stream) = worker.links.take(target.id, security) {
+        worker.metrics.reuses.one();
+        return Ok((stream, false));
+    }
+    let mut chosen = None;
+    if protocol == config::Protocol::Auto {
+        if let Some(stream) = way.supply.take(target.id, now).filter(|stream| stream.fits(security)) {
+            return Ok((stream, true));
+        }
+        let offer = &[Alpn::Http2, Alpn::Http11];
+        let opening = Stream::open(target.address, target.endpoint.name(), security, offer);
+        let stream = connect(way, opening, deadline).await?;
+        if stream.alpn() != Some(Alpn::Http2) {
+            return Ok((stream, false));
+        }
+        chosen = Some(stream);
+    }
+    let link = LinkParams {
+        security: security.clone(),
+        http2: params.http2.clone(),
+        connect_timeout: params.timeouts.connect.get(),
+        keep: params.timeouts.idle.get(),
+        head_max: params.response_head_max.as_len(),
+    };
+    let view = Rc::clone(way.view);
+    let open = || async move {
+        if let Some(stream) = chosen {
+            return Ok(stream);
+        }
+        let target = &view.targets[index as usize];
+        let name = target.endpoint.name();
+        let stream = Stream::open(target.address, name, &view.security, &[Alpn::Http2]).await?;
+        match stream.alpn() {
+            None if !matches!(view.security, Security::Plain) => {
+                Err(OpenError::Secure(io::Error::other("it does not speak HTTP/2")))
+            }
+            _ => Ok(stream),
+        }
+    };
+    Ok((connect(way, Links::open(worker, target.id, link, open), deadline).await?, false))
 }
 
 /// Opens a connection. Nothing of the request has been sent yet, so a failure is always safe to try elsewhere.
 async fn connect(
     way: &Attempts<'_>,
-    address: SocketAddr,
+    opening: impl Future<Output = Result<Stream, OpenError>>,
     deadline: Deadline,
-) -> Result<TcpStream, AttemptError> {
+) -> Result<Stream, AttemptError> {
     let worker = way.worker;
     let connected_by = worker.now().after(way.view.params.timeouts.connect.get());
     let until = deadline.instant().min(connected_by);
-    let mut connecting = std::pin::pin!(TcpStream::connect(address));
+    let mut connecting = std::pin::pin!(opening);
     worker.wheel.set(&way.conn.alarm, until);
     let result = poll_fn(|cx| {
         way.conn.alarm.wake_me(cx.waker());
         match connecting.as_mut().poll(cx) {
-            Poll::Ready(Err(error)) if worker.on_io_error(&error) => {
+            Poll::Ready(Err(OpenError::Connect(error))) if worker.on_io_error(&error) => {
                 // Our shortage says nothing about the endpoint.
                 return Poll::Ready(Err(AttemptError::NoEndpoint(Reason::OutOfDescriptors)));
             }
-            Poll::Ready(result) => return Poll::Ready(result.map_err(AttemptError::Connect)),
+            Poll::Ready(result) => {
+                return Poll::Ready(result.map_err(|error| match error {
+                    OpenError::Connect(error) => AttemptError::Connect(error),
+                    OpenError::Secure(error) => AttemptError::Tls(error),
+                }));
+            }
             Poll::Pending => {}
         }
         if way.upload.borrow().arrived() && way.conn.poll_gone(cx, &worker.buffers).is_ready() {
@@ -428,22 +532,18 @@ async fn connect(
     })
     .await;
     match &result {
-        Ok(stream) => {
-            worker.metrics.connects.one();
-            // Without it small requests wait for acknowledgements; a failure costs latency, nothing else.
-            let _ = stream.set_nodelay(true);
-        }
+        Ok(_) => worker.metrics.connects.one(),
         Err(_) => worker.metrics.connect_failures.one(),
     }
     result
 }
 
-type Answered = (u16, Download, After, bool, bool, bool, bool);
+type Answered = (u16, Option<u16>, Download, After, bool, bool, bool, bool);
 
 /// Both directions of an attempt until the head of the answer is there.
 struct Exchange<'a, 'w> {
     way: &'a Attempts<'w>,
-    stream: TcpStream,
+    stream: Stream,
     wire: Buffer,
     wire_sent: usize,
     /// The endpoint takes no more bytes; it may have answered all the same.
@@ -508,7 +608,9 @@ impl Exchange<'_, '_> {
     }
 
     fn stage_timeout(&self, upload: &Upload) -> Duration {
-        if self.waits_for_client(upload) {
+        if self.waits_for_client(upload) && self.way.request.grpc {
+            Duration::MAX
+        } else if self.waits_for_client(upload) {
             self.way.conn.listener.params.timeouts.body.get()
         } else {
             self.attempt_timeout
@@ -570,8 +672,11 @@ impl Exchange<'_, '_> {
         let worker = self.way.worker;
         loop {
             let mut scratch = worker.scratch.borrow_mut();
-            let count = match ready!(poll_read(&mut self.stream, cx, &mut scratch)) {
+            let count = match ready!(self.stream.poll_read(cx, &mut scratch)) {
                 Ok(count) if count > 0 => count,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    return Poll::Ready(Err(AttemptError::Refused));
+                }
                 _ if self.any_byte || !self.pooled => return Poll::Ready(Err(AttemptError::Reset)),
                 _ => return Poll::Ready(Err(AttemptError::Stale)),
             };
@@ -652,7 +757,8 @@ impl Exchange<'_, '_> {
         }
         let now = worker.tell_time();
         let signals = Signals::read(head);
-        flight.conclude(now, signals.verdict(head.status));
+        let mut code = request.grpc.then(|| signals.grpc_status(head)).flatten();
+        flight.conclude(now, code.map_or_else(|| signals.verdict(head.status), Code::verdict));
         signals.tell(flight, now);
 
         let dechunk = !request.http11 && head.framing == Framing::Chunked;
@@ -743,15 +849,24 @@ impl Exchange<'_, '_> {
             Download::new(body, out, false, &[], None)
         } else {
             // Neither tried again nor raced by another attempt: this is the answer.
-            let certain = self.way.interim && !self.way.retry.statuses.contains(&head.status);
+            let certain =
+                self.way.interim && !request.grpc && !self.way.retry.statuses.contains(&head.status);
             Download::new(body, out, dechunk, rest, certain.then_some(conn))
         };
         let download = download.map_err(|error| match error {
             DownloadError::Malformed(malformed) => AttemptError::Malformed(malformed),
             DownloadError::ClientGone | DownloadError::Truncated => AttemptError::Reset,
         })?;
+        let mut judged = Some(head.status);
+        if request.grpc {
+            if code.is_none() && download.arrived() {
+                code = Some(download.grpc_status().unwrap_or(Code::UNKNOWN));
+            }
+            flight.judge(code.map_or(Verdict::Unknown, Code::verdict));
+            judged = code.map(Code::status);
+        }
         let persists = head.persists() && !self.write_failed;
-        Ok((head.status, download, after, persists, signals.dont_retry, upgraded, signals.events))
+        Ok((head.status, judged, download, after, persists, signals.dont_retry, upgraded, signals.events))
     }
 }
 
@@ -823,6 +938,10 @@ impl<'b> Signals<'b> {
                 FieldId::SeawallLameDuck => signals.lame_duck = field.value == b"1",
                 FieldId::SeawallRetry => signals.dont_retry = field.value.eq_ignore_ascii_case(b"never"),
                 FieldId::SeawallReason => signals.refused_beyond = true,
+                // Push-back: less than nothing means never.
+                FieldId::Other if field.name.eq_ignore_ascii_case(b"grpc-retry-pushback-ms") => {
+                    signals.dont_retry |= field.value.starts_with(b"-");
+                }
                 FieldId::EndpointLoadMetrics => signals.load = Some(field.value),
                 FieldId::Other if field.name.eq_ignore_ascii_case(b"content-type") => {
                     signals.events = is_event_stream(field.value);
@@ -831,6 +950,12 @@ impl<'b> Signals<'b> {
             }
         }
         signals
+    }
+
+    /// How a call of gRPC ended, as far as its head tells.
+    fn grpc_status(&self, head: &ResponseHead<'_, '_>) -> Option<Code> {
+        let code = Code::find(head.fields.iter().copied());
+        code.or_else(|| (head.status != 200).then(|| Code::of_status(head.status)))
     }
 
     fn verdict(&self, status: u16) -> Verdict {

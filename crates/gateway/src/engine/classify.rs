@@ -12,12 +12,15 @@ use super::conn::Conn;
 use super::worker::Worker;
 use crate::answer::{After, Reason, Refusal};
 use crate::codec::{Body, Field, FieldId, Form, Framing, Limits, Method, RequestHead, Version};
-use crate::forwarded;
+use crate::config::HttpsRedirect;
+use crate::forwarded::{self, Scheme};
 use crate::fuse::{CLASS_MAX, Fuse};
+use crate::grpc::is_grpc;
 use crate::quota::Asked;
 use crate::router::{Captures, CompiledAction, NotFound, Query, path};
 use crate::service::{Degraded, View};
 use crate::snapshot::{Local, RouteState, Seen};
+use crate::tls::Identity;
 
 /// Longest deadline that a caller may set: beyond it a number is nonsense or an attack on timers.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -42,6 +45,8 @@ pub(crate) struct Request {
     /// When the caller gives up; what Seawall grants itself comes on top, see `timeout`.
     pub(crate) caller_deadline: Deadline,
     /// Endpoints are told what is left as gRPC writes it, too, because the caller spoke so.
+    pub(crate) grpc_timeout: bool,
+    /// It is a call of gRPC.
     pub(crate) grpc: bool,
     /// Time for the head of the answer, from the end of the request.
     pub(crate) timeout: Duration,
@@ -96,6 +101,7 @@ pub(crate) struct Refused {
     pub(crate) to_head: bool,
     pub(crate) after: After,
     pub(crate) http11: bool,
+    pub(crate) grpc: bool,
     /// What the access log needs to know, when the request is to be logged.
     pub(crate) log: Option<Buffer>,
 }
@@ -104,7 +110,15 @@ impl Refused {
     /// A request whose head cannot be read: nothing about the client can be relied on. Boxed because it is rare.
     pub(crate) fn unread(worker: &Worker, conn: &Conn, refusal: Refusal, started: Instant) -> Box<Self> {
         let log = log(worker, |line| crate::access_log::begin(line, conn.peer, None, None));
-        Box::new(Self { refusal, started, to_head: false, after: After::Close, http11: true, log })
+        Box::new(Self {
+            refusal,
+            started,
+            to_head: false,
+            after: After::Close,
+            http11: true,
+            grpc: false,
+            log,
+        })
     }
 }
 
@@ -139,10 +153,14 @@ pub(crate) fn classify(
         let after = if head.framing == Framing::None { wanted_after(head) } else { After::Close };
         let log = log(worker, |line| crate::access_log::begin(line, client, Some(head), route));
         let (to_head, http11) = (head.method == Method::Head, head.version == Version::Http11);
-        Box::new(Refused { refusal, started, to_head, after, http11, log })
+        let grpc = head.fields.iter().any(|field| field.id == FieldId::ContentType && is_grpc(field.value));
+        Box::new(Refused { refusal, started, to_head, after, http11, grpc, log })
     };
     if worker.buffers.exhausted() {
         return Err(refuse(Reason::OutOfBuffers.into(), None));
+    }
+    if let Some(redirect) = &conn.listener.params.https_redirect {
+        return Err(refuse(to_https(redirect, head), None));
     }
     let local = worker.local();
     let mut normal = worker.path_scratch.borrow_mut();
@@ -152,10 +170,20 @@ pub(crate) fn classify(
             .map_err(|_| refuse(Reason::BadPath.into(), None))?,
     };
     let find = |name: &str| {
+        if local.snapshot.is_identity_header(name.as_bytes()) {
+            return None;
+        }
         head.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
     };
-    let query =
-        Query { host: head.host, method: head.method_text, path, query: head.target.query, header: &find };
+    let identity = conn.identity();
+    let query = Query {
+        host: head.host,
+        method: head.method_text,
+        path,
+        query: head.target.query,
+        header: &find,
+        identity: identity.map(Identity::names).unwrap_or_default(),
+    };
     let found = match local.snapshot.router.find(&query) {
         Ok(found) => found,
         Err(NotFound::NoRoute) => return Err(refuse(Reason::NoRoute.into(), None)),
@@ -185,7 +213,13 @@ pub(crate) fn classify(
         return Err(refuse(Reason::BodyTooLarge.into(), known));
     }
 
-    let key_of = |by: &HashKey| hash_key(by, head, path, client);
+    let key_of = |by: &HashKey| match by {
+        HashKey::Header(name) => find(name).map(policy::hash),
+        HashKey::Cookie(name) => cookie(head.fields, name).map(policy::hash),
+        HashKey::ClientAddress => Some(address_key(client)),
+        HashKey::Path => Some(policy::hash(path.as_bytes())),
+        HashKey::Identity => identity.map(|identity| policy::hash(identity.name().as_bytes())),
+    };
 
     let mut service_view = None;
     let mut degraded = None;
@@ -223,7 +257,18 @@ pub(crate) fn classify(
                 }
                 None => {
                     let captures = &found.captures;
-                    write_head(&mut wire, bytes, head, path, conn, criticality, &view, compiled, captures);
+                    write_head(
+                        &mut wire,
+                        bytes,
+                        head,
+                        path,
+                        conn,
+                        &local,
+                        criticality,
+                        &view,
+                        compiled,
+                        captures,
+                    );
                     Plan::Forward { view, service, head: wire }
                 }
             }
@@ -261,7 +306,8 @@ pub(crate) fn classify(
     let timeout = route
         .params
         .timeout
-        .or_else(|| service_view.as_ref().map(|view| view.params.timeouts.request))
+        // A stream may wait for its first message for as long as its caller does.
+        .or_else(|| service_view.as_ref().filter(|_| !facts.grpc).map(|view| view.params.timeouts.request))
         .map_or(Duration::MAX, model::Span::get);
     let log = log(worker, |line| crate::access_log::begin(line, client, Some(head), known));
     let body = Body::new(head.framing, &Limits::default());
@@ -277,6 +323,7 @@ pub(crate) fn classify(
         body_max,
         expects_continue: head.expect_continue,
         upgrade: upgrade(head).map(Box::from),
+        grpc_timeout: facts.grpc_timeout,
         grpc: facts.grpc,
         caller_deadline: facts.deadline.map_or(Deadline::NONE, |left| Deadline::within(started, left)),
         timeout,
@@ -298,7 +345,9 @@ pub(crate) fn classify(
 #[derive(Default)]
 struct Facts {
     deadline: Option<Duration>,
-    /// There was a `grpc-timeout`.
+    /// There was a `grpc-timeout` that counts.
+    grpc_timeout: bool,
+    /// It is a call of gRPC.
     grpc: bool,
     criticality: Option<Criticality>,
     /// The attempt's number at the caller; 1 when it says nothing.
@@ -306,10 +355,18 @@ struct Facts {
 }
 
 impl Facts {
-    /// From anybody else these headers say nothing; nonsense says nothing either.
+    /// From anybody else these headers say nothing, but for the deadline that belongs to a call of gRPC: it is its caller's
+    /// own to shorten. Nonsense says nothing either.
     fn gather(head: &RequestHead<'_, '_>, trusted: bool) -> Self {
         let mut facts = Facts { attempt: 1, ..Facts::default() };
+        let of_type = |field: &&Field<'_>| field.id == FieldId::ContentType;
+        facts.grpc = head.fields.iter().find(of_type).is_some_and(|field| is_grpc(field.value));
         if !trusted {
+            let timeout =
+                head.fields.iter().filter(|_| facts.grpc).find(|field| field.id == FieldId::GrpcTimeout);
+            facts.deadline =
+                timeout.and_then(|field| policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
+            facts.grpc_timeout = facts.deadline.is_some();
             return facts;
         }
         for field in head.fields {
@@ -319,7 +376,7 @@ impl Facts {
                         policy::deadline::parse_millis(field.value, DEADLINE_MAX).or(facts.deadline);
                 }
                 FieldId::GrpcTimeout => {
-                    facts.grpc = true;
+                    facts.grpc_timeout = true;
                     facts.deadline =
                         facts.deadline.or(policy::deadline::parse_grpc_timeout(field.value, DEADLINE_MAX));
                 }
@@ -352,19 +409,6 @@ fn number(value: &[u8]) -> Option<f64> {
     (cost.is_finite() && cost >= 0.0).then_some(cost)
 }
 
-fn hash_key(by: &HashKey, head: &RequestHead<'_, '_>, path: &str, client: std::net::IpAddr) -> Option<u64> {
-    match by {
-        HashKey::Header(name) => head
-            .fields
-            .iter()
-            .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|field| policy::hash(field.value)),
-        HashKey::Cookie(name) => cookie(head.fields, name).map(policy::hash),
-        HashKey::ClientAddress => Some(address_key(client)),
-        HashKey::Path => Some(policy::hash(path.as_bytes())),
-    }
-}
-
 /// What a client is placed by that is known by its address alone.
 pub(crate) fn address_key(client: std::net::IpAddr) -> u64 {
     match client {
@@ -379,6 +423,24 @@ pub(crate) fn address_key(client: std::net::IpAddr) -> u64 {
 fn upgrade<'b>(head: &RequestHead<'b, '_>) -> Option<&'b [u8]> {
     let http2 = |one: &[u8]| one.trim_ascii().get(..2).is_some_and(|name| name.eq_ignore_ascii_case(b"h2"));
     head.upgrade.filter(|list| !list.split(|byte| *byte == b',').any(http2))
+}
+
+/// Sends the client to the same place over TLS. A host that cannot stand in a location, or none, is no place.
+fn to_https(redirect: &HttpsRedirect, head: &RequestHead<'_, '_>) -> Refusal {
+    let Some(host) = forwarded::host_of(head.host).filter(|_| head.target.form != Form::Asterisk) else {
+        return Refusal { status: 400, ..Reason::HttpsOnly.into() };
+    };
+    let mut fields = format!("location: https://{host}");
+    if redirect.port != 443 {
+        fields.push_str(&format!(":{}", redirect.port));
+    }
+    fields.push_str(head.target.path);
+    if let Some(query) = head.target.query {
+        fields.push('?');
+        fields.push_str(query);
+    }
+    fields.push_str("\r\n");
+    Refusal { status: redirect.status, fields: Some(fields.into_bytes().into()), ..Reason::HttpsOnly.into() }
 }
 
 /// The value of the cookie called `name`.
@@ -399,6 +461,7 @@ fn write_head(
     head: &RequestHead<'_, '_>,
     path: &str,
     conn: &Conn,
+    local: &Local,
     criticality: Criticality,
     view: &View,
     compiled: &crate::router::CompiledRoute,
@@ -422,7 +485,9 @@ fn write_head(
     let mut runs = Runs::over(bytes);
     for field in head.fields {
         let drop = match field.id {
-            FieldId::Other | FieldId::Cookie => false,
+            FieldId::Other => local.snapshot.is_identity_header(field.name),
+            FieldId::Cookie | FieldId::ContentType => false,
+            FieldId::Te if field.value.eq_ignore_ascii_case(b"trailers") => false,
             id => is_dropped(id),
         };
         if drop || compiled.removes_request_field(field.name) {
@@ -451,13 +516,19 @@ fn write_head(
     if head.expect_continue {
         out.extend_from_slice(b"expect: 100-continue\r\n");
     }
-    forwarded::write(conn.peer, conn.trusted, head.host, head.fields, out);
+    let scheme = if conn.tls.is_some() { Scheme::Https } else { Scheme::Http };
+    forwarded::write(conn.peer, scheme, conn.trusted, head.host, head.fields, out);
     if view.params.via {
         out.extend_from_slice(b"via: 1.1 seawall\r\n");
     }
     out.extend_from_slice(b"seawall-criticality: ");
     out.extend_from_slice(criticality.name().as_bytes());
     out.extend_from_slice(b"\r\n");
+    if let Some((name, identity)) = conn.identity_field() {
+        for part in [name, ": ", identity.name(), "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
     out.extend_from_slice(compiled.request_fields());
 }
 
@@ -466,6 +537,8 @@ fn is_dropped(id: FieldId) -> bool {
     !matches!(
         id,
         FieldId::Other
+            | FieldId::ContentType
+            | FieldId::GrpcStatus
             | FieldId::Cookie
             | FieldId::Date
             | FieldId::Server

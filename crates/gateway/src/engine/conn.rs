@@ -3,24 +3,25 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-
 use super::buffers::{Buffer, Buffers};
+use super::stream::Stream;
 use super::wheel::Alarm;
+use crate::config::Alpn;
 use crate::listen::ListenerState;
+use crate::tls::{Agreed, Identity};
 
 /// Requests that a client sent ahead of their turn are read up to this many bytes, then left in the kernel.
 const AHEAD_MAX: usize = 16 * 1024;
 
 /// A client's connection.
 pub(crate) struct Conn {
-    pub(crate) stream: RefCell<TcpStream>,
+    pub(crate) stream: RefCell<Stream>,
+    /// What both sides agreed on, and who the client proved to be; `None` without TLS.
+    pub(crate) tls: Option<Rc<Agreed>>,
     pub(crate) peer: IpAddr,
     pub(crate) listener: Arc<ListenerState>,
     /// Whether the peer's forwarding, deadline and criticality headers are believed.
@@ -30,18 +31,23 @@ pub(crate) struct Conn {
     /// Bytes read but not used yet: a partial head, or requests sent ahead.
     pub(crate) carry: RefCell<Option<Buffer>>,
     pub(crate) requests: Cell<u64>,
+    /// It is one of its listener's connections, not a stream on one of them.
+    counted: bool,
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
         self.alarm.off();
-        self.listener.on_close();
+        if self.counted {
+            self.listener.on_close();
+        }
     }
 }
 
 impl Conn {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Stream,
+        tls: Option<Box<Agreed>>,
         peer: IpAddr,
         listener: Arc<ListenerState>,
         alarm: Rc<Alarm>,
@@ -49,12 +55,14 @@ impl Conn {
         let trusted = listener.params.trusted.iter().any(|network| network.contains(peer));
         Self {
             stream: RefCell::new(stream),
+            tls: tls.map(Rc::from),
             peer,
             listener,
             trusted,
             alarm,
             carry: RefCell::new(None),
             requests: Cell::new(0),
+            counted: true,
         }
     }
 
@@ -64,8 +72,48 @@ impl Conn {
         self.trusted = self.listener.params.trusted.iter().any(|network| network.contains(peer));
     }
 
+    /// One stream on the connection `parent`, for the one request that it carries.
+    pub(crate) fn of_stream(parent: &Self, stream: Stream, alarm: Rc<Alarm>) -> Self {
+        Self {
+            stream: RefCell::new(stream),
+            tls: parent.tls.clone(),
+            peer: parent.peer,
+            listener: Arc::clone(&parent.listener),
+            trusted: parent.trusted,
+            alarm,
+            carry: RefCell::new(None),
+            requests: Cell::new(0),
+            counted: false,
+        }
+    }
+
+    /// Whether the connection can still be of any protocol: nothing has been asked on it yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.counted && self.tls.is_none() && self.requests.get() == 0
+    }
+
+    /// The protocol that is spoken above TLS or TCP. A client that named none speaks HTTP/1.1.
+    pub(crate) fn protocol(&self) -> Alpn {
+        self.tls.as_ref().and_then(|agreed| agreed.alpn).unwrap_or(Alpn::Http11)
+    }
+
+    /// Who the client proved to be.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.tls.as_ref()?.identity.as_ref()
+    }
+
+    /// The header that tells who the client proved to be, if it is told.
+    pub(crate) fn identity_field(&self) -> Option<(&str, &Identity)> {
+        let name = self.listener.params.tls.as_ref()?.identity_header.as_deref()?;
+        Some((name, self.identity()?))
+    }
+
     /// Whether the connection has had as many requests as it may.
     pub(crate) fn last_request(&self) -> bool {
+        if !self.counted {
+            // Its connection counts.
+            return false;
+        }
         let max = self.listener.params.limits.requests_per_connection;
         max != 0 && self.requests.get() >= max
     }
@@ -83,18 +131,22 @@ impl Conn {
 
     /// Reads once into `into`; 0 means that the client will send no more.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        poll_read(&mut self.stream.borrow_mut(), cx, into)
+        self.stream.borrow_mut().poll_read(cx, into)
     }
 
     /// Writes once from `bytes`.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
+        self.stream.borrow_mut().poll_write(cx, bytes)
+    }
+
+    /// Ready when the kernel has all that was taken to be written.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.borrow_mut().poll_flush(cx)
     }
 
     /// Makes closing the connection a reset, which no client takes for the end of a whole answer.
     pub(crate) fn break_off(&self) {
-        // Fails only when the connection is gone already.
-        let _ = socket2::SockRef::from(&*self.stream.borrow()).set_linger(Some(std::time::Duration::ZERO));
+        self.stream.borrow_mut().break_off();
     }
 
     /// Ready once the client is gone. What it sends ahead meanwhile is kept; past a bound it is left in the kernel, and
@@ -103,6 +155,9 @@ impl Conn {
     /// A client that closes only its sending half counts as gone, as with nginx and Envoy: nobody can tell it from one
     /// that is.
     pub(crate) fn poll_gone(&self, cx: &mut Context<'_>, buffers: &Rc<Buffers>) -> Poll<()> {
+        if let Stream::Asked(stream) = &mut *self.stream.borrow_mut() {
+            return stream.poll_gone(cx);
+        }
         loop {
             if self.carry.borrow().as_ref().is_some_and(|carry| carry.len() >= AHEAD_MAX) {
                 return Poll::Pending;
@@ -119,40 +174,21 @@ impl Conn {
     }
 }
 
-/// Reads once into `into`. Unlike `try_read`, a short read needs no second call to learn that nothing is left.
-pub(crate) fn poll_read(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    into: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    let mut buf = ReadBuf::new(into);
-    ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-    Poll::Ready(Ok(buf.filled().len()))
-}
-
-/// Writes once from `bytes`.
-pub(crate) fn poll_write(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    bytes: &[u8],
-) -> Poll<io::Result<usize>> {
-    Pin::new(stream).poll_write(cx, bytes)
-}
-
 /// Writes what is left of `pending` until it is empty or the other side takes no more.
 pub(crate) fn poll_flush(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     cx: &mut Context<'_>,
     pending: &mut Buffer,
     sent: &mut usize,
 ) -> Poll<io::Result<()>> {
     while *sent < pending.len() {
-        let count = ready!(Pin::new(&mut *stream).poll_write(cx, &pending[*sent..]))?;
+        let count = ready!(stream.poll_write(cx, &pending[*sent..]))?;
         if count == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         *sent += count;
     }
+    ready!(stream.poll_flush(cx))?;
     pending.clear();
     *sent = 0;
     Poll::Ready(Ok(()))

@@ -3,12 +3,12 @@
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
-use tokio::net::TcpStream;
-
 use super::buffers::Buffer;
-use super::conn::{Conn, poll_read};
+use super::conn::Conn;
+use super::stream::Stream;
 use super::worker::Worker;
 use crate::codec::{Body, Malformed, write_last_chunk};
+use crate::grpc::Code;
 
 /// Why an answer stopped half-way. The client cannot be told any more: its connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Download {
         let input = self.account(input)?;
         let both = [IoSlice::new(&self.pending), IoSlice::new(input)];
         // A failure shows again when the rest is written.
-        let taken = client.stream.borrow().try_write_vectored(&both).unwrap_or(0);
+        let taken = client.stream.borrow_mut().try_write_vectored(&both).unwrap_or(0);
         let head = taken.min(self.pending.len());
         self.pending.consume(head);
         self.pending.extend(&input[taken - head..]);
@@ -103,6 +103,11 @@ impl Download {
     /// Whether all of the answer has come from the endpoint.
     pub(crate) fn arrived(&self) -> bool {
         self.body.finished()
+    }
+
+    /// How the call of gRPC ended whose answer this is, once all of it has come.
+    pub(crate) fn grpc_status(&self) -> Option<Code> {
+        Code::find(self.body.trailers().iter())
     }
 
     /// Whether the client learns only from the connection's end that the answer has ended.
@@ -137,7 +142,7 @@ impl Download {
         cx: &mut Context<'_>,
         worker: &Worker,
         conn: &Conn,
-        upstream: &mut TcpStream,
+        upstream: &mut Stream,
     ) -> Poll<Result<(), DownloadError>> {
         loop {
             self.waits = Waits::Client;
@@ -148,6 +153,9 @@ impl Download {
                 }
                 self.progress = true;
             }
+            if ready!(conn.poll_flush(cx)).is_err() {
+                return Poll::Ready(Err(DownloadError::ClientGone));
+            }
             self.pending.clear();
             self.sent = 0;
             if self.arrived() {
@@ -155,7 +163,7 @@ impl Download {
             }
             self.waits = Waits::Upstream;
             let mut scratch = worker.scratch.borrow_mut();
-            match ready!(poll_read(upstream, cx, &mut scratch)) {
+            match ready!(upstream.poll_read(cx, &mut scratch)) {
                 Ok(0) if self.body.may_close() => return Poll::Ready(Ok(())),
                 Ok(0) | Err(_) => return Poll::Ready(Err(DownloadError::Truncated)),
                 Ok(count) => {

@@ -3,19 +3,16 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use model::Instant;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
-
+use super::stream::Stream;
 use crate::fuse::Held;
+use model::Instant;
 
 /// An idle connection and since when it idles.
 struct Idle {
-    stream: TcpStream,
+    stream: Stream,
     until: Instant,
 }
 
@@ -54,7 +51,7 @@ pub(crate) enum Supply<'a> {
 
 impl Supply<'_> {
     /// An idle connection to `target`. Without one, the request opens its own.
-    pub(crate) fn take(self, target: u64, now: Instant) -> Option<TcpStream> {
+    pub(crate) fn take(self, target: u64, now: Instant) -> Option<Stream> {
         match self {
             Self::Worker(pool) => pool.take(target),
             Self::Fuse(held) => held.take(target, now),
@@ -62,7 +59,10 @@ impl Supply<'_> {
     }
 
     /// Keeps `stream` for up to `keep`; a pool that keeps `idle_max` already closes it.
-    pub(crate) fn put(self, target: u64, stream: TcpStream, now: Instant, keep: Duration, idle_max: u32) {
+    pub(crate) fn put(self, target: u64, stream: Stream, now: Instant, keep: Duration, idle_max: u32) {
+        if !stream.is_reusable() {
+            return;
+        }
         match self {
             Self::Worker(pool) => pool.put(target, stream, now, keep, idle_max),
             Self::Fuse(held) => held.put(target, stream, now.after(keep)),
@@ -80,21 +80,21 @@ impl Supply<'_> {
 
 /// Whether the kernel has reported anything on an idle connection: it was closed, or the endpoint sent what nobody asked
 /// for. Costs no system call: the runtime already knows.
-fn disturbed(stream: &mut TcpStream) -> bool {
+fn disturbed(stream: &mut Stream) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     match stream.poll_read_ready(&mut cx) {
         Poll::Pending => false,
         Poll::Ready(_) => {
             // Readiness may be a left-over; only now is it worth asking the kernel.
             let mut byte = [0];
-            !matches!(Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)), Poll::Pending)
+            !matches!(stream.poll_read(&mut cx, &mut byte), Poll::Pending)
         }
     }
 }
 
 impl Pool {
     /// The connection to `target` that idles for the shortest time and still stands.
-    pub(crate) fn take(&self, target: u64) -> Option<TcpStream> {
+    pub(crate) fn take(&self, target: u64) -> Option<Stream> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&target)?;
         while let Some(mut connection) = connections.pop() {
@@ -111,7 +111,7 @@ impl Pool {
     }
 
     /// Keeps `stream` for up to `keep`; closes it when `idle_max` are kept already.
-    pub(crate) fn put(&self, target: u64, stream: TcpStream, now: Instant, keep: Duration, idle_max: u32) {
+    pub(crate) fn put(&self, target: u64, stream: Stream, now: Instant, keep: Duration, idle_max: u32) {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.entry(target).or_default();
         if connections.len() < idle_max as usize {

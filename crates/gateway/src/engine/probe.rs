@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use policy::balance::{Balance, PrequalParams};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
-use super::conn::poll_read;
+use super::stream::{OpenError, Stream};
 use super::worker::Worker;
 use crate::codec::{Body, FieldId, FieldStorage, Limits, Method, Parsed, parse_response};
+use crate::config::Alpn;
 use crate::service::View;
 use crate::snapshot::Seen;
 
@@ -41,17 +41,23 @@ pub(crate) fn send(worker: &Rc<Worker>, view: &Rc<Seen>) {
 
 async fn probe(worker: &Worker, view: &View, index: u32, request: &str) -> io::Result<()> {
     let target = &view.targets[index as usize];
-    let mut stream = match worker.pool.take(target.id) {
+    let host = target.endpoint.name();
+    let fits = |stream: &Stream| stream.fits(&view.security);
+    let mut stream = match worker.pool.take(target.id).filter(fits) {
         Some(stream) => stream,
-        None => TcpStream::connect(target.address).await?,
+        None => {
+            let opening = Stream::open(target.address, host, &view.security, &[Alpn::Http11]);
+            opening.await.map_err(OpenError::into_inner)?
+        }
     };
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = worker.buffers.take();
     let limits = Limits { head_bytes: view.params.response_head_max.as_len(), ..Limits::default() };
     loop {
         let read = poll_fn(|cx| {
             let mut scratch = worker.scratch.borrow_mut();
-            poll_read(&mut stream, cx, &mut scratch).map_ok(|count| {
+            stream.poll_read(cx, &mut scratch).map_ok(|count| {
                 answer.extend(&scratch[..count]);
                 count
             })

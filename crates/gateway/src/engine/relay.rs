@@ -2,10 +2,9 @@
 
 use std::task::{Context, Poll, ready};
 
-use tokio::net::TcpStream;
-
 use super::buffers::Buffer;
-use super::conn::{poll_flush, poll_read, poll_write};
+use super::conn::poll_flush;
+use super::stream::Stream;
 use super::worker::Worker;
 
 /// How a relay came to its end.
@@ -43,6 +42,8 @@ impl End {
 pub(crate) struct Pipe {
     pending: Option<Buffer>,
     sent: usize,
+    /// What was written is not on its way yet.
+    staged: bool,
     /// The reading side has said all, and the writing side has been told; or the writing side takes no more.
     over: bool,
     /// Bytes read.
@@ -52,7 +53,7 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// With `pending`, which goes out first.
     pub(crate) fn new(pending: Option<Buffer>) -> Self {
-        Self { pending, sent: 0, over: false, moved: 0 }
+        Self { pending, sent: 0, staged: false, over: false, moved: 0 }
     }
 
     pub(crate) fn over(&self) -> bool {
@@ -65,8 +66,8 @@ impl Pipe {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         progress: &mut bool,
     ) -> Poll<Result<(), ()>> {
         while !self.over {
@@ -79,18 +80,26 @@ impl Pipe {
                 self.pending = None;
                 continue;
             }
+            if self.staged {
+                self.over = ready!(to.poll_flush(cx)).is_err();
+                self.staged = false;
+                continue;
+            }
             let mut scratch = worker.scratch.borrow_mut();
-            let count = ready!(poll_read(from, cx, &mut scratch)).map_err(|_| ())?;
+            let count = ready!(from.poll_read(cx, &mut scratch)).map_err(|_| ())?;
             *progress = true;
             if count == 0 {
                 self.over = true;
                 // Half-closed: the other direction may go on.
-                let _ = socket2::SockRef::from(&*to).shutdown(std::net::Shutdown::Write);
+                to.close_write();
                 break;
             }
             self.moved += count as u64;
-            let taken = match poll_write(to, cx, &scratch[..count]) {
-                Poll::Ready(Ok(taken)) => taken,
+            let taken = match to.poll_write(cx, &scratch[..count]) {
+                Poll::Ready(Ok(taken)) => {
+                    self.staged = true;
+                    taken
+                }
                 Poll::Ready(Err(_)) => {
                     self.over = true;
                     break;
@@ -130,8 +139,8 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        client: &mut TcpStream,
-        upstream: &mut TcpStream,
+        client: &mut Stream,
+        upstream: &mut Stream,
     ) -> Poll<End> {
         let Self { up, down, upstream_first, progress } = self;
         // Answers first: an endpoint that says something and closes is heard before it is written to in vain.
@@ -151,8 +160,8 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        client: &mut TcpStream,
-        upstream: &mut TcpStream,
+        client: &mut Stream,
+        upstream: &mut Stream,
     ) -> Poll<End> {
         match self.up.poll(cx, worker, client, upstream, &mut self.progress) {
             Poll::Ready(Err(())) => Poll::Ready(End::ClientGone),
@@ -163,12 +172,10 @@ impl Relay {
 
 /// Makes the end of a relay known to both sides as it is: what was broken off on one side is broken off on the other, so that
 /// nobody takes it for whole.
-pub(crate) fn part(end: End, client: &TcpStream, upstream: &TcpStream) {
-    let broken = match end {
-        End::ClientGone => upstream,
-        End::UpstreamGone => client,
-        End::Closed | End::Idle | End::Cut => return,
-    };
-    // Fails only when the connection is gone already.
-    let _ = socket2::SockRef::from(broken).set_linger(Some(std::time::Duration::ZERO));
+pub(crate) fn part(end: End, client: &mut Stream, upstream: &mut Stream) {
+    match end {
+        End::ClientGone => upstream.break_off(),
+        End::UpstreamGone => client.break_off(),
+        End::Closed | End::Idle | End::Cut => {}
+    }
 }

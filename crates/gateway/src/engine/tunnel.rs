@@ -5,12 +5,11 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use super::attempt::Flight;
 use super::conn::Conn;
 use super::download::Download;
 use super::relay::{End, Relay, part};
+use super::stream::Stream;
 use super::worker::{Phase, Worker};
 
 /// Delivers the head that switched protocols, then passes bytes both ways until both sides have closed, one fails, nothing
@@ -20,7 +19,7 @@ use super::worker::{Phase, Worker};
 pub(crate) async fn run(
     worker: &Rc<Worker>,
     conn: &Conn,
-    mut upstream: TcpStream,
+    mut upstream: Stream,
     mut head: Download,
     mut flight: Flight,
     idle: Duration,
@@ -58,6 +57,6 @@ pub(crate) async fn run(
     })
     .await;
     conn.alarm.off();
-    part(end, &conn.stream.borrow(), &upstream);
+    part(end, &mut conn.stream.borrow_mut(), &mut upstream);
     (relay.up.moved, relay.down.moved)
 }

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::net::TcpStream;
-
 use super::buffers::{Buffer, Buffers};
-use super::conn::{Conn, poll_write};
+use super::conn::Conn;
+use super::stream::Stream;
 use super::worker::Worker;
 use crate::codec::{Body, Malformed, write_last_chunk};
+use crate::grpc::{Messages, TooLong};
 
 /// Why a body stopped half-way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,18 @@ pub(crate) struct Upload {
     /// Bytes that arrived.
     pub(crate) bytes: u64,
     bytes_max: u64,
+    /// Where the messages of a gRPC call end, if their length is bounded.
+    messages: Option<Messages>,
 }
 
 impl Upload {
-    pub(crate) fn new(body: Body, replay_max: usize, bytes_max: u64, buffers: &Rc<Buffers>) -> Self {
+    pub(crate) fn new(
+        body: Body,
+        replay_max: usize,
+        bytes_max: u64,
+        messages: Option<Messages>,
+        buffers: &Rc<Buffers>,
+    ) -> Self {
         Self {
             body,
             kept: buffers.take(),
@@ -50,6 +58,7 @@ impl Upload {
             begun: false,
             bytes: 0,
             bytes_max,
+            messages,
         }
     }
 
@@ -97,7 +106,18 @@ impl Upload {
 
     /// Takes bytes of the stream; answers how many belong to this body.
     fn feed(&mut self, input: &[u8]) -> Result<usize, UploadError> {
-        let advance = self.body.advance(input).map_err(UploadError::Malformed)?;
+        let mut short = Ok(());
+        let messages = &mut self.messages;
+        let advance = self.body.advance_data(input, |data| {
+            if let (Some(messages), Ok(())) = (messages.as_mut(), short) {
+                short = messages.advance(data);
+            }
+        });
+        let advance = advance.map_err(UploadError::Malformed)?;
+        if let Err(TooLong) = short {
+            // As with a body that is too large: what lies behind it is lost.
+            self.bytes_max = 0;
+        }
         self.bytes += advance.forward as u64;
         if self.bytes > self.bytes_max {
             return Err(UploadError::TooLarge);
@@ -120,16 +140,19 @@ impl Upload {
         cx: &mut Context<'_>,
         worker: &Worker,
         conn: &Conn,
-        upstream: &mut TcpStream,
+        upstream: &mut Stream,
         progress: &mut bool,
     ) -> Poll<Result<(), UploadError>> {
         loop {
             while self.sent < self.kept.len() {
-                match ready!(poll_write(upstream, cx, &self.kept[self.sent..])) {
+                match ready!(upstream.poll_write(cx, &self.kept[self.sent..])) {
                     Ok(count) if count > 0 => self.sent += count,
                     _ => return Poll::Ready(Err(UploadError::Upstream)),
                 }
                 *progress = true;
+            }
+            if ready!(upstream.poll_flush(cx)).is_err() {
+                return Poll::Ready(Err(UploadError::Upstream));
             }
             if !self.replayable {
                 self.kept.clear();

@@ -19,12 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::buffers::Buffers;
 use super::conn::Conn;
+use super::h2;
+use super::h2::client::Links;
+use super::handshake;
 use super::pool::Pool;
 use super::slots::Slots;
+use super::stream::Stream;
 use super::wheel::{Alarm, Wheel};
 use crate::access_log::AccessLog;
 use crate::answer::{After, Date, Reason, refuse};
-use crate::config::ProxyProtocol;
+use crate::config::{Alpn, ProxyProtocol};
 use crate::listen::{Listener, ListenerState};
 use crate::metrics::WorkerMetrics;
 use crate::road::{self, Next};
@@ -151,6 +155,8 @@ pub(crate) struct Worker {
     pub(crate) path_scratch: RefCell<String>,
     pub(crate) wheel: Wheel,
     pub(crate) pool: Pool,
+    /// Connections to endpoints that speak HTTP/2.
+    pub(crate) links: Links,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) rng: RefCell<Rng>,
     pub(crate) date: Date,
@@ -181,6 +187,7 @@ impl Worker {
             path_scratch: RefCell::default(),
             wheel: Wheel::new(clock.now()),
             pool: Pool::default(),
+            links: Links::default(),
             buffers: Buffers::new(buffer_bytes_max, Arc::clone(&metrics.buffers)),
             rng: RefCell::new(Rng::with_seed(seed)),
             date: Date::default(),
@@ -241,7 +248,7 @@ impl Worker {
     fn free_descriptors(&self) -> bool {
         self.shared.shortages.fetch_add(1, Ordering::Relaxed);
         let fuses: usize = self.local().snapshot.fuses.iter().map(|(_, fuse)| fuse.clear()).sum();
-        self.pool.clear() + fuses > 0
+        self.pool.clear() + self.links.clear() + fuses > 0
     }
 }
 
@@ -292,9 +299,11 @@ pub(crate) fn run(params: WorkerParams) -> io::Result<()> {
                 let known = sweeper.shared.shortages.load(Ordering::Relaxed);
                 if std::mem::replace(&mut shortages, known) != known {
                     sweeper.pool.clear();
+                    sweeper.links.clear();
                 }
                 let now = sweeper.clock.now();
-                sweeper.metrics.idle_upstream.set(sweeper.pool.sweep(now) as u64);
+                let idle = sweeper.pool.sweep(now) + sweeper.links.sweep(now);
+                sweeper.metrics.idle_upstream.set(idle as u64);
                 if sweeper.id == 0 {
                     sweeper.local().snapshot.fuses.iter().for_each(|(_, fuse)| fuse.sweep(now));
                 }
@@ -407,7 +416,7 @@ fn turn_away(worker: &Worker, listener: &ListenerState, stream: &TcpStream, reas
         return;
     }
     let mut bytes = Vec::new();
-    refuse(&mut bytes, &reason.into(), false, After::Close, true, &worker.date);
+    refuse(&mut bytes, &reason.into(), false, After::Close, true, false, &worker.date);
     let _ = stream.try_write(&bytes);
 }
 
@@ -440,19 +449,32 @@ async fn shed_one(worker: &Worker, listener: &Listener, socket: &TcpListener) {
 }
 
 /// Serves one connection, request by request.
-async fn connection<F: Future<Output = Next>>(
+async fn connection<F: Future<Output = Next> + 'static>(
     worker: Rc<Worker>,
     slots: Rc<Slots<F>>,
     stream: TcpStream,
     peer: SocketAddr,
     listener: Arc<ListenerState>,
-    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F,
+    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F + Copy + 'static,
 ) {
     // Without it small answers wait for acknowledgements; a failure costs latency, nothing else.
     let _ = stream.set_nodelay(true);
     worker.tell_time();
     let enlisted = worker.enlist();
-    let mut conn = Conn::new(stream, peer.ip(), listener, Rc::clone(&enlisted.alarm));
+    let (stream, agreed) = match &listener.tls {
+        None => (Stream::Plain(stream), None),
+        // Boxed: connections without TLS would carry its room.
+        Some(tls) => {
+            match Box::pin(handshake::agree(&worker, stream, &listener, tls, &enlisted.alarm)).await {
+                Some((stream, agreed)) => (stream, Some(agreed)),
+                None => {
+                    listener.on_close();
+                    return;
+                }
+            }
+        }
+    };
+    let mut conn = Conn::new(stream, agreed, peer.ip(), listener, Rc::clone(&enlisted.alarm));
     if conn.listener.params.proxy_protocol != ProxyProtocol::Off
         && tcp::receive_header(&worker, &mut conn, peer).await.is_err()
     {
@@ -463,26 +485,54 @@ async fn connection<F: Future<Output = Next>>(
         // Accepted at the last moment: the runtime has to look at it before it can tell whether a request has come along.
         tokio::task::yield_now().await;
     }
+    // Whatever TLS agreed on takes its own way from here.
+    match conn.protocol() {
+        Alpn::Http11 => serve(&worker, &slots, &conn, request).await,
+        Alpn::Http2 => {
+            Box::pin(h2::server::serve(&worker, &conn, &slots, request)).await;
+            linger(&worker, &conn).await;
+        }
+    }
+}
+
+/// Serves HTTP/1.1, request by request.
+async fn serve<F: Future<Output = Next> + 'static>(
+    worker: &Rc<Worker>,
+    slots: &Rc<Slots<F>>,
+    conn: &Rc<Conn>,
+    request: impl Fn(Rc<Worker>, Rc<Conn>) -> F + Copy + 'static,
+) {
+    let mut waiting = (conn.requests.get(), worker.now());
     loop {
-        if !conn.has_carry() && !idle(&worker, &conn).await {
+        // Bytes that make no request, such as a part of a TLS record, do not begin the wait anew.
+        if waiting.0 != conn.requests.get() {
+            waiting = (conn.requests.get(), worker.now());
+        }
+        if !conn.has_carry() && !idle(worker, conn, waiting.1).await {
             break;
         }
-        match slots.run(|| request(Rc::clone(&worker), Rc::clone(&conn))).await {
+        match slots.run(|| request(Rc::clone(worker), Rc::clone(conn))).await {
             Next::Idle => {}
             Next::Close => break,
+            Next::Http2 => {
+                // Boxed: connections of HTTP/1.1 do not carry its room.
+                Box::pin(h2::server::serve(worker, conn, slots, request)).await;
+                linger(worker, conn).await;
+                break;
+            }
             Next::Linger => {
-                linger(&worker, &conn).await;
+                linger(worker, conn).await;
                 break;
             }
         }
     }
 }
 
-/// Waits for the next request; answers false when the connection is to be closed instead.
-async fn idle(worker: &Worker, conn: &Conn) -> bool {
+/// Waits for the next request, from `since` on; answers false when the connection is to be closed instead.
+async fn idle(worker: &Worker, conn: &Conn, since: Instant) -> bool {
     // The first request is waited for as long as any other: browsers and pools connect ahead of need.
     let timeout = conn.listener.params.timeouts.idle;
-    worker.wheel.set(&conn.alarm, worker.now().after(timeout.get()));
+    worker.wheel.set(&conn.alarm, since.after(timeout.get()));
     std::future::poll_fn(|cx| {
         conn.alarm.wake_me(cx.waker());
         if conn.stream.borrow().poll_read_ready(cx).is_ready() {
@@ -499,7 +549,7 @@ async fn idle(worker: &Worker, conn: &Conn) -> bool {
 /// Tells the client that no more comes, and hears out what it still sends, for a while: closing at once would reset the
 /// connection and could take the answer with it.
 async fn linger(worker: &Worker, conn: &Conn) {
-    let _ = socket2::SockRef::from(&*conn.stream.borrow()).shutdown(std::net::Shutdown::Write);
+    conn.stream.borrow_mut().close_write();
     worker.wheel.set(&conn.alarm, worker.tell_time().after(LINGER_TIME));
     let mut heard = 0;
     std::future::poll_fn(|cx| {

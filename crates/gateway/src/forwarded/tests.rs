@@ -26,7 +26,7 @@ fn client(peer: &str, lines: &[(&str, &str)]) -> String {
 fn written(peer: &str, lines: &[(&str, &str)]) -> String {
     let trusted = networks().iter().any(|network| network.contains(ip(peer)));
     let mut out = Vec::new();
-    write(ip(peer), trusted, "shop.example:80", &fields(lines), &mut out);
+    write(ip(peer), Scheme::Http, trusted, "shop.example:80", &fields(lines), &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -211,7 +211,7 @@ proptest! {
         let names = ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-other"];
         let fields: Vec<_> = values.iter().map(|(name, value)| field(names[*name], value)).collect();
         let mut out = Vec::new();
-        write(ip("10.0.0.1"), trusted, &host, &fields, &mut out);
+        write(ip("10.0.0.1"), Scheme::Http, trusted, &host, &fields, &mut out);
         let text = out.strip_suffix(b"\r\n").unwrap();
         let expected = ["x-forwarded-for: ", "x-forwarded-proto: ", "x-forwarded-host: ", "forwarded: "];
         let mut next = 0;

@@ -2,11 +2,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time;
 
+use super::http2;
 use crate::codec::{self, Field, FieldId, FieldStorage, Limits, Malformed, Method, Parsed};
-use crate::config::HealthCheck;
+use crate::config::{Alpn, HealthCheck, Protocol};
+use crate::engine::stream::{Io, OpenError, Stream};
+use crate::tls::{Security, explain};
 
 /// What an endpoint answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,17 +21,35 @@ pub(crate) enum Answer {
     Failed(String),
 }
 
-/// Asks the endpoint at `address` once; no answer within `timeout` is a failed one.
+/// Who is asked.
+pub(crate) struct Asked<'a> {
+    pub(crate) address: SocketAddr,
+    /// What the configuration calls it.
+    pub(crate) name: &'a str,
+    pub(crate) security: &'a Security,
+    pub(crate) protocol: Protocol,
+}
+
+/// Asks an endpoint once; no answer within `timeout` is a failed one.
 ///
-/// HTTP checks are GET requests of HTTP/1.1 whose `host` is the address. Any answer with `seawall-lame-duck: 1` means lame
+/// HTTP checks are GET requests whose `host` is the address, by HTTP/2 where the service speaks nothing else. Any answer with `seawall-lame-duck: 1` means lame
 /// duck, whatever its status; otherwise 2xx means healthy. The body is not read. An answer that could not be passed on
 /// to a client is a failed one.
-pub(crate) async fn check(address: SocketAddr, what: &HealthCheck, timeout: Duration) -> Answer {
+pub(crate) async fn check(asked: &Asked<'_>, what: &HealthCheck, timeout: Duration) -> Answer {
+    let &Asked { address, name, security, protocol } = asked;
+    let http2 = protocol == Protocol::H2 || matches!(what, HealthCheck::Grpc(_));
     let ask = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
+        let offer = if http2 { &[Alpn::Http2] } else { &[Alpn::Http11] };
+        let stream =
+            Stream::open_apart(address, name, security, offer).await.map_err(|error| match error {
+                OpenError::Connect(error) => format!("cannot connect: {error}"),
+                OpenError::Secure(error) => format!("cannot connect over TLS: {}", explain(&error)),
+            })?;
         match what {
             HealthCheck::Tcp => Ok(Answer::Healthy),
+            HealthCheck::Http(path) if http2 => http2::get(stream, asked, path).await,
             HealthCheck::Http(path) => get(stream, address, path).await,
+            HealthCheck::Grpc(service) => http2::grpc(stream, asked, service).await,
         }
     };
     match time::timeout(timeout, ask).await {
@@ -39,11 +59,15 @@ pub(crate) async fn check(address: SocketAddr, what: &HealthCheck, timeout: Dura
     }
 }
 
-async fn get(mut stream: TcpStream, address: SocketAddr, path: &str) -> Result<Answer, String> {
+async fn get(mut stream: Box<dyn Io>, address: SocketAddr, path: &str) -> Result<Answer, String> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: seawall-health\r\naccept: */*\r\nconnection: close\r\n\r\n"
     );
-    stream.write_all(request.as_bytes()).await.map_err(|error| format!("cannot send: {error}"))?;
+    let sent = async {
+        stream.write_all(request.as_bytes()).await?;
+        stream.flush().await
+    };
+    sent.await.map_err(|error| format!("cannot send: {error}"))?;
     let mut head = Vec::with_capacity(1024);
     loop {
         let read =
@@ -85,6 +109,11 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    async fn ask_at(address: SocketAddr, what: &HealthCheck, timeout: Duration) -> Answer {
+        let (name, security) = ("cart:80", &Security::Plain);
+        check(&Asked { address, name, security, protocol: Protocol::Auto }, what, timeout).await
+    }
+
     /// Sends `answer` to whoever asks, and answers what was asked.
     async fn ask(answer: &'static [u8]) -> (Answer, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,7 +127,7 @@ mod tests {
             let _ = stream.write_all(answer).await;
             String::from_utf8(request).unwrap()
         });
-        let answer = check(address, &HealthCheck::Http("/health?full".to_owned()), PATIENCE).await;
+        let answer = ask_at(address, &HealthCheck::Http("/health?full".to_owned()), PATIENCE).await;
         (answer, server.await.unwrap())
     }
 
@@ -144,11 +173,11 @@ mod tests {
     async fn silence_and_refusal_are_failures() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(check(address, &HealthCheck::Tcp, PATIENCE).await, Answer::Healthy);
-        let silent = check(address, &HealthCheck::Http("/".to_owned()), Duration::from_millis(20)).await;
+        assert_eq!(ask_at(address, &HealthCheck::Tcp, PATIENCE).await, Answer::Healthy);
+        let silent = ask_at(address, &HealthCheck::Http("/".to_owned()), Duration::from_millis(20)).await;
         assert!(matches!(&silent, Answer::Failed(reason) if reason.contains("within")), "{silent:?}");
         drop(listener);
-        let refused = check(address, &HealthCheck::Tcp, PATIENCE).await;
+        let refused = ask_at(address, &HealthCheck::Tcp, PATIENCE).await;
         assert!(matches!(&refused, Answer::Failed(reason) if reason.contains("connect")), "{refused:?}");
     }
 }

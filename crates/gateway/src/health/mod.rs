@@ -5,5 +5,6 @@
 //! opinion, is [`policy::health`]'s to say; [`check()`] asks once.
 
 mod check;
+mod http2;
 
-pub(crate) use check::{Answer, check};
+pub(crate) use check::{Answer, Asked, check};

@@ -105,8 +105,10 @@ impl<'a> Admitted<'a> {
             }
             // Whether the service would have answered will never be known.
             AttemptError::Deadline | AttemptError::ClientGone => self.give_up(now),
-            // It never got there, or not whole. Breakers and ejection see to endpoints that are down.
+            // It never got there, or not whole, or was not begun with. Breakers and ejection see to endpoints that are down.
             AttemptError::Connect(_)
+            | AttemptError::Tls(_)
+            | AttemptError::Refused
             | AttemptError::Stale
             | AttemptError::NoEndpoint(_)
             | AttemptError::BodyTimeout

@@ -72,6 +72,7 @@ pub(super) struct Conditions {
     /// Names in lower case.
     headers: Box<[(Box<str>, Test)]>,
     query: Box<[(Box<str>, Test)]>,
+    identity: Option<Test>,
 }
 
 impl Conditions {
@@ -87,12 +88,14 @@ impl Conditions {
             .collect();
         headers.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let query = matches.query.iter().map(|(name, test)| (name.as_str().into(), Test::of(test))).collect();
-        Self { methods: methods.into(), headers: headers.into(), query }
+        let identity = matches.identity.as_ref().map(Test::of);
+        Self { methods: methods.into(), headers: headers.into(), query, identity }
     }
 
     /// How many there are: a route with more is asked first.
     pub(super) fn count(&self) -> usize {
-        usize::from(!self.methods.is_empty()) + self.headers.len() + self.query.len()
+        let single = usize::from(!self.methods.is_empty()) + usize::from(self.identity.is_some());
+        single + self.headers.len() + self.query.len()
     }
 
     pub(super) fn methods(&self) -> &[Box<str>] {
@@ -115,6 +118,7 @@ impl Conditions {
     pub(super) fn hold_but_method(&self, query: &Query<'_, '_>) -> bool {
         self.headers.iter().all(|(name, test)| header_passes(query, name, test))
             && self.query.iter().all(|(name, test)| parameter_passes(query, name, test))
+            && self.identity.as_ref().is_none_or(|test| identity_passes(query, test))
     }
 
     /// Each condition in words, and whether it holds.
@@ -129,12 +133,22 @@ impl Conditions {
         let parameters = self.query.iter().map(|(name, test)| {
             (format!("query parameter {name} {test}"), parameter_passes(query, name, test))
         });
-        method.into_iter().chain(headers).chain(parameters).collect()
+        let identity =
+            self.identity.iter().map(|test| (format!("identity {test}"), identity_passes(query, test)));
+        method.into_iter().chain(headers).chain(parameters).chain(identity).collect()
     }
 }
 
 fn header_passes(query: &Query<'_, '_>, name: &str, test: &Test) -> bool {
     test.passes((query.header)(name).map(|value| value.iter().copied()))
+}
+
+/// Whether one of the client's names passes, or the absence of any does.
+fn identity_passes(query: &Query<'_, '_>, test: &Test) -> bool {
+    match query.identity {
+        [] => test.passes(None::<std::iter::Empty<u8>>),
+        names => names.iter().any(|name| test.passes(Some(name.bytes()))),
+    }
 }
 
 fn parameter_passes(query: &Query<'_, '_>, name: &str, test: &Test) -> bool {

@@ -55,6 +55,8 @@ pub struct Query<'q, 'v> {
     pub query: Option<&'q str>,
     /// The first value of the header field of this name, which is given in lower case.
     pub header: &'q dyn Fn(&str) -> Option<&'v [u8]>,
+    /// The names that the client proved with its certificate.
+    pub identity: &'q [Box<str>],
 }
 
 impl<'q> Query<'q, '_> {

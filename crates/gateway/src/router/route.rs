@@ -234,6 +234,9 @@ fn check_conditions(matches: &config::Match, place: &mut Place<'_>) {
         }
         check_any_of(test, &mut place);
     }
+    if let Some(test) = &matches.identity {
+        check_any_of(test, &mut place.at("identity"));
+    }
 }
 
 fn check_any_of(test: &config::Condition, place: &mut Place<'_>) {

@@ -11,7 +11,7 @@ fn query<'q>(line: &'q str, header: &'q dyn Fn(&str) -> Option<&'static [u8]>) -
     let (method, target) = line.split_once(' ').unwrap();
     let (host, rest) = target.split_at(target.find('/').unwrap());
     let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-    Query { host, method, path, query, header }
+    Query { host, method, path, query, header, identity: &[] }
 }
 
 fn no_header(_: &str) -> Option<&'static [u8]> {
@@ -166,7 +166,7 @@ fn no_spelling_passes_a_route() {
     ] {
         let mut scratch = String::new();
         let path = path::normalise(path, &mut scratch).unwrap();
-        let query = Query { host: "x", method: "GET", path, query: None, header: &no_header };
+        let query = Query { host: "x", method: "GET", path, query: None, header: &no_header, identity: &[] };
         assert_eq!(&*router.find(&query).unwrap().route.name, expected, "{path}");
     }
 }
@@ -447,7 +447,7 @@ proptest! {
         let router = built(&kept);
         let method = if post { "POST" } else { "PUT" };
         let header = |name: &str| (beta && name == "x-beta").then_some(&b"1"[..]);
-        let query = Query { host, method, path: &path, query: None, header: &header };
+        let query = Query { host, method, path: &path, query: None, header: &header, identity: &[] };
         let found = router.find(&query).ok().map(|found| found.route.index);
         prop_assert_eq!(found, reference::find(&kept, host, &path, method, beta));
         let explained = router.explain(&query);
@@ -461,7 +461,7 @@ proptest! {
         query in "[\\x00-\\x7f]{0,6}",
     ) {
         let router = built(&[redirect(to)]);
-        let query = Query { host: "x", method: "GET", path: &path, query: Some(&query), header: &no_header };
+        let query = Query { host: "x", method: "GET", path: &path, query: Some(&query), header: &no_header, identity: &[] };
         let found = router.find(&query).unwrap();
         let CompiledAction::Redirect(redirect) = &found.route.action else { panic!("a redirect") };
         let mut out = Vec::new();

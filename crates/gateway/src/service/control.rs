@@ -14,7 +14,8 @@ use super::state::{Due, Moment, State};
 use super::{Clock, Event, Notice, Service, ServiceStatus};
 use crate::config;
 use crate::discover::{Discovery, Source};
-use crate::health;
+use crate::health::{self, Asked};
+use crate::tls::Clients;
 
 /// Notices that wait for the control task; more are lost, and looked for at the next interval.
 const NOTICES: usize = 1_024;
@@ -35,6 +36,7 @@ pub struct Control {
     source: Mutex<CancellationToken>,
     tasks: TaskTracker,
     runtime: Handle,
+    tls: Arc<Clients>,
 }
 
 impl Control {
@@ -45,6 +47,7 @@ impl Control {
         let params = Arc::new(params);
         let mut state = State::new(name.into(), Arc::clone(&params), env.process, env.clock, moment.now);
         let source = Source::new(name, &params);
+        state.set_security(env.tls.of(name, &params));
         state.on_source(source.what());
         state.on_discovery(source.subscribe().borrow().clone(), moment);
         let (sender, notices) = mpsc::channel(NOTICES);
@@ -58,6 +61,7 @@ impl Control {
             source: Mutex::default(),
             tasks: env.tasks.clone(),
             runtime: env.runtime.clone(),
+            tls: Arc::clone(&env.tls),
         });
         control.follow(source);
         env.tasks.spawn_on(Arc::clone(&control).run(notices), &env.runtime);
@@ -114,6 +118,7 @@ impl Control {
         });
         self.act(|state, moment| {
             state.on_params(Arc::new(params.clone()), moment);
+            state.set_security(self.tls.of(&self.service.name, params));
             if let Some(source) = &source {
                 state.on_source(source.what());
                 state.on_discovery(source.subscribe().borrow().clone(), moment);
@@ -177,9 +182,10 @@ impl Control {
                 let due = state.poll_checks(moment.now);
                 (due, state.poll_timeout())
             });
-            for Due { target, address, health } in due {
+            for Due { target, address, health, name, security, protocol } in due {
                 checks.spawn(async move {
-                    (target, health::check(address, &health.check, health.timing.timeout.get()).await)
+                    let asked = Asked { address, name: &name, security: &security, protocol };
+                    (target, health::check(&asked, &health.check, health.timing.timeout.get()).await)
                 });
             }
             tokio::select! {

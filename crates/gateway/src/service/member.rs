@@ -163,7 +163,7 @@ impl Member {
         self.looked = totals;
         let most = match check {
             config::HealthCheck::Tcp => u32::MAX,
-            config::HealthCheck::Http(_) => SUPPRESSED_MAX,
+            config::HealthCheck::Http(_) | config::HealthCheck::Grpc(_) => SUPPRESSED_MAX,
         };
         let suppresses = successes > failures && self.endpoint().available() && self.suppressed < most;
         self.suppressed = if suppresses { self.suppressed.saturating_add(1) } else { 0 };

@@ -41,6 +41,7 @@ use policy::balance::Balancer;
 use policy::{Endpoint, Fleet};
 
 use crate::config;
+use crate::tls::Security;
 
 /// One endpoint: where it is, and what this process has learnt about it.
 pub struct Target {
@@ -84,6 +85,8 @@ pub struct View {
     pub bulkhead: Arc<Places>,
     /// Bounds upgraded connections.
     pub tunnels: Arc<policy::bulkhead::Bulkhead>,
+    /// How connections to endpoints are secured.
+    pub(crate) security: Security,
     /// Finds the endpoint that a client's cookie names, if the service is sticky.
     pub sticky: Option<policy::sticky::Sticky>,
 }

@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Clock, Control, Service};
 use crate::config;
+use crate::tls::Clients;
 
 /// Every service of the process. Reloads go through [`Services::apply`]; state survives them.
 pub struct Services {
@@ -20,6 +21,7 @@ pub(super) struct Environment {
     pub(super) clock: Clock,
     pub(super) runtime: Handle,
     pub(super) tasks: TaskTracker,
+    pub(super) tls: Arc<Clients>,
 }
 
 /// What a service's state must know of its process.
@@ -69,7 +71,7 @@ impl Services {
         let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = policy::hash(host.trim_ascii());
         let process = Process { workers, seed, host };
-        let env = Environment { process, clock, runtime, tasks: TaskTracker::new() };
+        let env = Environment { process, clock, runtime, tasks: TaskTracker::new(), tls: Arc::default() };
         Self { env, live: Mutex::default() }
     }
 
@@ -101,6 +103,11 @@ impl Services {
             }
         });
         controls.values().map(|control| Arc::clone(control.service())).collect()
+    }
+
+    /// How each of them talks to its endpoints. What a service needs must be there before it is begun or applied.
+    pub(crate) fn tls(&self) -> &Clients {
+        &self.env.tls
     }
 
     /// The clock that everything which shares these services must read.

@@ -30,6 +30,7 @@ use super::{Notice, View};
 use crate::config;
 use crate::discover::{Discovered, Discovery};
 use crate::health::Answer;
+use crate::tls::Security;
 
 /// Checks of one service under way at once.
 const CHECKS_MAX: usize = 256;
@@ -51,6 +52,9 @@ pub(super) struct Due {
     pub(super) target: u64,
     pub(super) address: SocketAddr,
     pub(super) health: config::Health,
+    pub(super) name: Arc<str>,
+    pub(super) security: Security,
+    pub(super) protocol: config::Protocol,
 }
 
 /// All that is known of a service, and what follows from it: facts in, views out. It reads no clock and sends nothing.
@@ -82,6 +86,7 @@ pub(super) struct State {
     callers: Arc<Callers>,
     modes: Watch,
     events: Events,
+    security: Security,
     version: u64,
     panicking: bool,
     published: Instant,
@@ -118,6 +123,7 @@ impl State {
             callers: Arc::new(Callers::new(&params.retry_advice, workers, now)),
             modes: Watch::new(&params.modes, workers, now),
             events: Events::new(name),
+            security: Security::Plain,
             version: 0,
             panicking: false,
             published: Instant::ORIGIN,
@@ -128,6 +134,11 @@ impl State {
 
     pub(super) fn params(&self) -> &Arc<config::Service> {
         &self.params
+    }
+
+    /// How endpoints are talked to from now on.
+    pub(super) fn set_security(&mut self, security: Security) {
+        self.security = security;
     }
 
     /// When to call [`State::advance`] next, if nothing happens before.
@@ -212,6 +223,7 @@ impl State {
             callers: Arc::clone(&self.callers),
             degradation: self.modes.shared().cloned(),
             sticky,
+            security: self.security.clone(),
         }
     }
 
@@ -340,7 +352,14 @@ impl State {
                 opinion.on_start(now, &mut self.rng);
             }
             let Member { target, .. } = member;
-            Due { target: target.id, address: target.address, health: health.clone() }
+            Due {
+                target: target.id,
+                address: target.address,
+                health: health.clone(),
+                name: Arc::clone(&member.name),
+                security: self.security.clone(),
+                protocol: self.params.protocol,
+            }
         };
         due.into_iter().map(|(_, member)| start(member)).collect()
     }
@@ -509,7 +528,7 @@ impl State {
 
     /// Whether checks can tell that a lame duck is one no longer.
     fn asks_for_lame_ducks(&self) -> bool {
-        self.params.health.as_ref().is_some_and(|health| matches!(health.check, config::HealthCheck::Http(_)))
+        self.params.health.as_ref().is_some_and(|health| !matches!(health.check, config::HealthCheck::Tcp))
     }
 
     fn mark_all(&mut self, reason: Unavailable, holds: bool, why: &str, moment: Moment) {

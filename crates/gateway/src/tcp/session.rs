@@ -25,6 +25,7 @@ use crate::engine::attempt::Flight;
 use crate::engine::classify::address_key;
 use crate::engine::conn::Conn;
 use crate::engine::relay::{End, Relay, part};
+use crate::engine::stream::Stream;
 use crate::engine::worker::{Phase, Worker};
 use crate::listen::ListenerState;
 use crate::metrics::{ClientStage, Ending};
@@ -50,7 +51,7 @@ pub(crate) async fn session(
     let started = worker.tell_time();
     let enlisted = worker.enlist();
     let destination = stream.local_addr().unwrap_or(listener.address);
-    let mut conn = Conn::new(stream, peer.ip(), listener, Rc::clone(&enlisted.alarm));
+    let mut conn = Conn::new(Stream::Plain(stream), None, peer.ip(), listener, Rc::clone(&enlisted.alarm));
     let mut ends = Ends { source: peer, destination };
     if conn.listener.params.proxy_protocol != ProxyProtocol::Off {
         match receive_header(&worker, &mut conn, peer).await {
@@ -185,7 +186,7 @@ struct Passage<'a> {
 
 /// A connection that an endpoint has accepted.
 struct Connected {
-    upstream: TcpStream,
+    upstream: Stream,
     flight: Flight,
     relay: Relay,
     idle: Duration,
@@ -225,7 +226,9 @@ impl Passage<'_> {
             Some(service) => Ok((local, service)),
             None => {
                 // In the client's own words, as far as it takes them at once.
-                let _ = conn.stream.borrow().try_write(&UNRECOGNIZED_NAME);
+                if let Some(socket) = conn.stream.borrow().socket() {
+                    let _ = socket.try_write(&UNRECOGNIZED_NAME);
+                }
                 Err(Reason::NoRoute)
             }
         }
@@ -309,7 +312,7 @@ impl Passage<'_> {
         local: &Rc<Local>,
         service: usize,
         view: &Rc<Seen>,
-    ) -> Result<(TcpStream, Flight), Reason> {
+    ) -> Result<(Stream, Flight), Reason> {
         let (worker, conn) = (self.worker, self.conn);
         let key = match &view.params.balance {
             Balance::RingHash(ring) if ring.key == HashKey::ClientAddress => Some(address_key(conn.peer)),
@@ -333,7 +336,7 @@ impl Passage<'_> {
                         self.served.endpoint = Some(flight.target().endpoint.name().into());
                     }
                     flight.conclude(worker.tell_time(), Verdict::Success);
-                    return Ok((stream, flight));
+                    return Ok((Stream::Plain(stream), flight));
                 }
                 Err(None) => return Err(Reason::OutOfDescriptors),
                 Err(Some(condition)) => condition,
@@ -434,10 +437,10 @@ impl Passage<'_> {
         conn.alarm.off();
         let early = settles_at.is_some_and(|at| worker.tell_time() < at);
         if early && down == 0 && (end == End::UpstreamGone || relay.upstream_first) {
-            flight.truncated();
+            flight.judge(Verdict::Failure);
             self.served.reason = Some(Reason::UpstreamReset);
         }
-        part(end, &conn.stream.borrow(), &upstream);
+        part(end, &mut conn.stream.borrow_mut(), &mut upstream);
         (self.served.request_bytes, self.served.response_bytes) = (up, down);
         end
     }

@@ -278,7 +278,7 @@ impl<S> Shared<S> {
             HashKey::Header(name) => request.headers().get(name).map(|value| decision::key(value.as_bytes())),
             HashKey::Path => Some(decision::key(request.uri().path().as_bytes())),
             // Cookies and addresses are those of somebody else's client: `PlaceBy` says what stands for them here.
-            HashKey::Cookie(_) | HashKey::ClientAddress => None,
+            HashKey::Cookie(_) | HashKey::ClientAddress | HashKey::Identity => None,
         }
     }
 }

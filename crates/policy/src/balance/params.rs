@@ -41,6 +41,8 @@ pub enum HashKey {
     ClientAddress,
     /// The path, without the query.
     Path,
+    /// The name that the client proved with its TLS certificate.
+    Identity,
 }
 
 /// Weights from what endpoints report (ORCA).

@@ -6,7 +6,8 @@ use gateway::service::{BreakerStatus, EndpointStatus, ModeStatus, ReasonStatus, 
 use model::Timestamp;
 
 use super::shape::{
-    Breaker, Budget, Bulkhead, Change, Endpoint, Event, Limit, Listener, Mode, Reason, Route, Service, Status,
+    Breaker, Budget, Bulkhead, Certificate, Change, Endpoint, Event, Limit, Listener, Mode, Reason, Route,
+    Service, Status,
 };
 
 /// Everything that the gateway knows, as of `now`. What the application knows (its file, its changes) is the caller's to add.
@@ -34,6 +35,7 @@ pub fn gather(gateway: &gateway::Status, now: Timestamp) -> Status {
                     .collect(),
             })
             .collect(),
+        certificates: gateway.tls.iter().flat_map(|(of, tls)| certificates(of, tls, now)).collect(),
         limits: iter::once(buffers).chain(gateway.listeners.iter().flat_map(fuse)).collect(),
         changes: gateway.changes.iter().rev().map(change).collect(),
         events: gateway
@@ -67,6 +69,21 @@ fn listener(listener: &gateway::ListenerStatus) -> Listener {
         connections: listener.connections.into(),
         connections_max: listener.connections_max.into(),
     }
+}
+
+fn certificates(of: &str, tls: &gateway::TlsStatus, now: Timestamp) -> impl Iterator<Item = Certificate> {
+    let now = now.as_unix_nanos() / 1_000_000_000;
+    tls.certificates.iter().map(move |certificate| {
+        let expires = u64::try_from(certificate.not_after).unwrap_or(0);
+        Certificate {
+            of: of.to_owned(),
+            file: certificate.path.display().to_string(),
+            names: certificate.names.clone(),
+            expires: Timestamp::from_unix_nanos(expires.saturating_mul(1_000_000_000)).to_string(),
+            left: expires as f64 - now as f64,
+            refused: tls.refused.clone(),
+        }
+    })
 }
 
 /// How close a batch listener's fuse is to its bounds.

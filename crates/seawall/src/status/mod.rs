@@ -8,8 +8,8 @@ mod table;
 pub use command::{StatusArgs, run};
 pub use gather::gather;
 pub use shape::{
-    Breaker, Budget, Bulkhead, Change, Config, Endpoint, Event, Limit, Listener, Mode, Reason, Route,
-    Service, Status,
+    Breaker, Budget, Bulkhead, Certificate, Change, Config, Endpoint, Event, Limit, Listener, Mode, Reason,
+    Route, Service, Status,
 };
 pub(crate) use shape::{Happened, count, seconds};
 pub use table::render;

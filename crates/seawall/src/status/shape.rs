@@ -25,6 +25,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// The routes.
     pub routes: Vec<Route>,
+    /// The certificates that are shown to clients and endpoints.
+    pub certificates: Vec<Certificate>,
     /// How close bounded things are to their bounds.
     pub limits: Vec<Limit>,
     /// What was changed deliberately, newest first.
@@ -63,6 +65,24 @@ pub struct Listener {
     pub connections: u64,
     /// Most connections.
     pub connections_max: u64,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Certificate {
+    /// Who shows it: `listener web` or `service cart`.
+    pub of: String,
+    /// Its file.
+    pub file: String,
+    /// The names it is good for.
+    pub names: Vec<String>,
+    /// When it expires.
+    pub expires: String,
+    /// Seconds until then; negative once it has expired.
+    pub left: f64,
+    /// Why what the files hold now is not in use; absent when it is.
+    pub refused: Option<String>,
 }
 
 /// One service.

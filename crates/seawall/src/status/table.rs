@@ -72,6 +72,25 @@ pub fn render(status: &Status) -> String {
     }));
     let _ = write!(text, "\n{}", columns(&rows, &[2]));
 
+    let rows: Vec<_> = status
+        .certificates
+        .iter()
+        .map(|one| {
+            row([
+                one.of.clone(),
+                one.names.join(", "),
+                one.file.clone(),
+                if one.left < 0.0 { "EXPIRED".to_owned() } else { format!("in {}", seconds(one.left)) },
+                one.refused.as_ref().map_or_else(String::new, |why| format!("changed but refused: {why}")),
+            ])
+        })
+        .collect();
+    if !rows.is_empty() {
+        let head = heading(["CERTIFICATE OF", "NAMES", "FILE", "EXPIRES", "TROUBLE"]);
+        let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+        let _ = write!(text, "\n{}", columns(&rows, &[]));
+    }
+
     let mut rows =
         vec![heading(["SERVICE", "UP", "BREAKER", "RETRIES LEFT", "ACTIVE", "WAITING", "OPENED", "BALANCE"])];
     rows.extend(status.services.iter().map(|service| {

@@ -32,6 +32,30 @@ fn blocks(markdown: &str, fence: &str) -> Vec<(usize, String)> {
     blocks
 }
 
+/// What the examples name in `/etc/seawall/tls`.
+struct Certificates(testkit::TempDir);
+
+impl Certificates {
+    fn new() -> Self {
+        let directory = testkit::TempDir::new("tls");
+        let authority = testkit::tls::Authority::new("docs");
+        let read = |path: PathBuf| std::fs::read_to_string(path).expect("readable");
+        for name in ["clients.pem", "internal.pem"] {
+            directory.write(name, &read(authority.file()));
+        }
+        for name in ["shop", "wildcard"] {
+            let issued = authority.server(&[name]);
+            directory.write(&format!("{name}.pem"), &read(issued.cert));
+            directory.write(&format!("{name}.key"), &read(issued.key));
+        }
+        Self(directory)
+    }
+
+    fn put_into(&self, text: &str) -> String {
+        text.replace("/etc/seawall/tls", &self.0.path().display().to_string())
+    }
+}
+
 #[test]
 fn every_yaml_block_and_example_passes_the_check() {
     let root = root();
@@ -52,9 +76,10 @@ fn every_yaml_block_and_example_passes_the_check() {
         texts.push((example.display().to_string(), std::fs::read_to_string(&example).expect("readable")));
     }
     assert!(texts.len() >= 10, "only {} configurations found", texts.len());
+    let certificates = Certificates::new();
     let errors: Vec<String> = texts
         .iter()
-        .filter_map(|(name, text)| seawall::config::read(name, text).err())
+        .filter_map(|(name, text)| seawall::config::read(name, &certificates.put_into(text)).err())
         .map(|errors| errors.to_string())
         .collect();
     assert!(errors.is_empty(), "{}", errors.join("\n"));

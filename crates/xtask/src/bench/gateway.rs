@@ -30,9 +30,19 @@ pub(super) fn run(mut args: Args) -> Result<(), String> {
     let rounds = args.option("rounds")?.unwrap_or(rounds).max(1);
     let only = args.list("only")?;
     let (every, beside): (&[&'static str], _) = match args.option::<String>("protocol")?.as_deref() {
-        None | Some("http") => (&proxy::NAMES, "haproxy"),
+        None | Some("h1") => (&proxy::NAMES, "haproxy"),
         Some("tcp") => (&proxy::TCP_NAMES, "haproxy-tcp"),
-        Some(other) => return Err(format!("{other:?} is not measured; there are http and tcp")),
+        Some("tls") => {
+            let peers = args.list("peers")?;
+            args.finish()?;
+            return super::tls::run(&peers, rounds, SLICE);
+        }
+        Some("h2") => {
+            let peers = args.list("peers")?;
+            args.finish()?;
+            return super::h2::run(&peers, rounds, SLICE);
+        }
+        Some(other) => return Err(format!("no protocol is called {other:?}; there are h1, h2, tcp and tls")),
     };
     let names = proxy::chosen(&args.list("peers")?, every)?;
     args.finish()?;

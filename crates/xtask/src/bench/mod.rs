@@ -2,6 +2,7 @@
 
 mod allocations;
 mod gateway;
+mod h2;
 mod idle;
 mod machine;
 mod overload;
@@ -13,6 +14,7 @@ mod shape;
 mod soak;
 mod stats;
 mod syscalls;
+mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
@@ -26,6 +28,8 @@ cargo xtask bench NAME [OPTIONS]
   gateway               CPU per request beside the peers
       --quick             3 rounds instead of 9
       --rounds N          so many rounds of one second each per proxy and shape
+      --protocol h1|h2|tls  h2: multiplexed requests, by h2load; tls: handshakes, full and resumed, and requests over TLS;
+                          peers of both: haproxy, nginx, envoy, seawall
       --only SHAPE,…      of min64, brw64, brw16k, brw4, rate5k
       --peers NAME,…      of forwarder, haproxy, haproxy-featured, nginx, envoy, seawall, seawall-bare, seawall-all
       --protocol tcp      the same requests through relays of bytes: forwarder, haproxy-tcp, seawall-tcp

@@ -1,7 +1,7 @@
 use model::ByteSize;
 
 use super::super::problem::Place;
-use super::super::{Config, Listener, ProxyProtocol, Role, Tcp};
+use super::super::{Config, Listener, ListenerHttp2, ProxyProtocol, Role, Tcp};
 use super::{not_zero, plain_name, route};
 use crate::codec::FIELDS_MAX;
 use crate::router::pattern::is_host_name;
@@ -60,6 +60,35 @@ fn check_one(listener: &Listener, place: &mut Place<'_>) {
         let remedy = "name the networks of the proxies in front under `trusted`";
         place.at("proxy_protocol").error("nobody is trusted to say whose connection it is", remedy);
     }
+    if let Some(tls) = &listener.tls {
+        super::tls::listener(tls, &mut place.at("tls"));
+        if listener.proxy_protocol != ProxyProtocol::Off {
+            let remedy = "let the proxy in front end TLS, or pass it on through a `tcp` listener";
+            place.at("proxy_protocol").error("a header before TLS is not read", remedy);
+        }
+        if listener.tcp.is_some() {
+            let remedy = "take `tls` out: a `tcp` listener passes TLS on as it is";
+            place.at("tls").error("a `tcp` listener does not end TLS", remedy);
+        }
+    }
+    if let Some(redirect) = &listener.https_redirect {
+        let mut place = place.at("https_redirect");
+        if listener.tls.is_some() {
+            place.error(
+                "a listener with TLS would send its clients to where they are",
+                "put `https_redirect` on a listener without TLS",
+            );
+        }
+        if redirect.port == 0 {
+            place
+                .at("port")
+                .error("nobody can be sent to port 0", "write the port that clients see, such as 443");
+        }
+        if !matches!(redirect.status, 301 | 302 | 307 | 308) {
+            let message = format!("{} is no status of a redirect that keeps the path", redirect.status);
+            place.at("status").error(message, "write 308, or 301, 302 or 307");
+        }
+    }
     if let Some(fuse) = &listener.fuse {
         let mut place = place.at("fuse");
         if listener.role != Role::Batch {
@@ -85,6 +114,8 @@ fn check_one(listener: &Listener, place: &mut Place<'_>) {
         ("write", timeouts.write),
     ];
     not_zero(&mut place.at("timeouts"), waits);
+    let ListenerHttp2 { streams_max, stream_window, connection_window, .. } = listener.http2;
+    http2(&mut place.at("http2"), streams_max, stream_window, connection_window);
     let limits = &listener.limits;
     let mut place = place.at("limits");
     head(&mut place.at("head"), limits.head);
@@ -124,6 +155,19 @@ fn check_tcp(config: &Config, listener: &Listener, tcp: &Tcp, place: &mut Place<
         if !is_host_name(plain) || plain.bytes().any(|byte| byte.is_ascii_uppercase()) {
             let remedy = "write it in lower case, such as shop.example or *.shop.example";
             place.error(format!("`{name}` is no name of a server"), remedy);
+        }
+    }
+}
+
+/// Reports what HTTP/2 has no numbers for.
+pub(super) fn http2(place: &mut Place<'_>, streams_max: u32, stream: ByteSize, connection: ByteSize) {
+    if streams_max == 0 {
+        place.at("streams_max").error("with 0 streams nothing can be asked", "allow some, such as 100");
+    }
+    for (key, window) in [("stream_window", stream), ("connection_window", connection)] {
+        if !(1..1 << 31).contains(&window.get()) {
+            let message = format!("{window} is no usable window");
+            place.at(key).error(message, "write a size from 1 byte to less than 2GiB, such as 64KiB");
         }
     }
 }

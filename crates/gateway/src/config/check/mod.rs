@@ -5,6 +5,7 @@ mod mode;
 mod quota;
 mod route;
 mod service;
+mod tls;
 
 use model::Span;
 use policy::balance::HashKey;
@@ -75,7 +76,7 @@ fn hash_key(place: &mut Place<'_>, key: &HashKey) {
     match key {
         HashKey::Header(name) => field_name(&mut place.at("header"), name),
         HashKey::Cookie(name) => cookie_name(&mut place.at("cookie"), name),
-        HashKey::ClientAddress | HashKey::Path => {}
+        HashKey::ClientAddress | HashKey::Path | HashKey::Identity => {}
     }
 }
 

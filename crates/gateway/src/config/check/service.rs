@@ -5,7 +5,7 @@ use model::Span;
 use policy::balance::{Balance, HashKey};
 
 use super::super::problem::Place;
-use super::super::{Config, Dns, HealthCheck, Service, UpstreamTimeouts};
+use super::super::{Config, Dns, HealthCheck, Service, UpstreamHttp2, UpstreamTimeouts};
 use super::{cookie_name, hash_key, listener, not_zero, plain_name, policy};
 use crate::router::pattern::is_host_name;
 
@@ -13,6 +13,11 @@ pub(super) fn check(name: &str, service: &Service, place: &mut Place<'_>) {
     plain_name(place, name);
     check_source(service, place);
     check_balance(service, place);
+    let UpstreamHttp2 { streams_max, stream_window, connection_window, .. } = service.http2;
+    listener::http2(&mut place.at("http2"), streams_max, stream_window, connection_window);
+    if let Some(tls) = &service.tls {
+        super::tls::service(tls, &mut place.at("tls"));
+    }
     if service.active_per_endpoint == 0 {
         let mut place = place.at("active_per_endpoint");
         place.error("with 0 requests no endpoint is ever asked", "allow some, such as 10000");

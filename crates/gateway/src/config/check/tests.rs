@@ -362,3 +362,49 @@ fn modes_do_something_and_lead_somewhere() {
         &expect![""],
     );
 }
+
+#[test]
+fn tls_says_what_it_needs() {
+    use crate::config::{ClientAuth, HttpsRedirect, ListenerTls, ServiceTls};
+    let tls = |change: fn(&mut ListenerTls)| {
+        let problems = config(|config| {
+            let mut tls = ListenerTls::with("shop.pem", "shop.key");
+            change(&mut tls);
+            config.listeners[0].tls = Some(tls);
+        });
+        problems.problems().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(tls(|_| {}), "");
+    assert_eq!(tls(|tls| tls.client_ca = Some("ca.pem".into())), "");
+    for (change, place) in [
+        ((|tls| tls.certificates.clear()) as fn(&mut ListenerTls), "certificates: TLS needs a certificate"),
+        (|tls| tls.client_auth = Some(ClientAuth::Required), "client_auth: nobody vouches for clients"),
+        (
+            |tls| (tls.client_ca, tls.client_auth) = (Some("ca.pem".into()), Some(ClientAuth::None)),
+            "client_auth: clients are never asked",
+        ),
+        (|tls| tls.identity_header = Some("x-client".into()), "identity_header: no client proves who it is"),
+        (
+            |tls| (tls.client_ca, tls.identity_header) = (Some("ca.pem".into()), Some("Cookie".into())),
+            "identity_header: `Cookie` has a meaning of its own",
+        ),
+        (|tls| tls.alpn.clear(), "alpn: no protocol is offered"),
+        (|tls| tls.handshakes_max = 0, "handshakes_max: with 0 handshakes"),
+        (|tls| tls.handshake_timeout = Span::from_secs(0), "handshake_timeout: a wait of 0"),
+    ] {
+        let problems = tls(change);
+        assert!(problems.starts_with(&format!("listeners[0].tls.{place}")), "{problems}");
+    }
+    let both = config(|config| {
+        config.listeners[0].tls = Some(ListenerTls::with("shop.pem", "shop.key"));
+        config.listeners[0].https_redirect = Some(HttpsRedirect { port: 0, status: 200 });
+    });
+    assert_eq!(both.problems().len(), 3);
+    let name = config(|config| {
+        let service = config.services.values_mut().next().expect("a service");
+        service.tls = Some(ServiceTls { server_name: Some("no name".into()), ..ServiceTls::default() });
+    });
+    assert!(
+        name.problems()[0].to_string().contains("tls.server_name: `no name` can stand in no certificate")
+    );
+}
