@@ -95,9 +95,9 @@ impl<'d> Der<'d> {
         self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
     }
 
-    /// The next piece if it has this tag.
-    fn optional(&mut self, tag: u8) -> Option<&'d [u8]> {
-        (self.0.first() == Some(&tag)).then(|| self.expect(tag)).flatten()
+    /// The next piece if it has this tag; the outer `None` says that it has, and is damaged.
+    fn optional(&mut self, tag: u8) -> Option<Option<&'d [u8]>> {
+        if self.0.first() == Some(&tag) { self.expect(tag).map(Some) } else { Some(None) }
     }
 }
 
@@ -105,7 +105,7 @@ impl<'d> Der<'d> {
 pub(crate) fn read(der: &[u8]) -> Option<Facts> {
     let mut certificate = Der(Der(der).expect(SEQUENCE)?);
     let mut body = Der(certificate.expect(SEQUENCE)?);
-    body.optional(VERSION);
+    body.optional(VERSION)?;
     body.expect(INTEGER)?;
     let _algorithm = body.expect(SEQUENCE)?;
     let _issuer = body.expect(SEQUENCE)?;
@@ -114,21 +114,22 @@ pub(crate) fn read(der: &[u8]) -> Option<Facts> {
         Facts { not_before: time(&mut validity)?, not_after: time(&mut validity)?, ..Facts::default() };
     facts.common_name = common_name(body.expect(SEQUENCE)?)?;
     let _key = body.expect(SEQUENCE)?;
-    body.optional(ISSUER_ID);
-    body.optional(SUBJECT_ID);
-    if let Some(extensions) = body.optional(EXTENSIONS) {
+    body.optional(ISSUER_ID)?;
+    body.optional(SUBJECT_ID)?;
+    if let Some(extensions) = body.optional(EXTENSIONS)? {
         let mut extensions = Der(Der(extensions).expect(SEQUENCE)?);
         while !extensions.0.is_empty() {
             let mut extension = Der(extensions.expect(SEQUENCE)?);
             let kind = extension.expect(OID)?;
-            extension.optional(BOOLEAN);
+            extension.optional(BOOLEAN)?;
             let value = extension.expect(OCTETS)?;
             if kind == SUBJECT_ALT_NAME {
                 alternative_names(value, &mut facts)?;
             }
         }
     }
-    Some(facts)
+    // Whatever else there is may be names that were not understood.
+    body.0.is_empty().then_some(facts)
 }
 
 fn alternative_names(value: &[u8], facts: &mut Facts) -> Option<()> {
@@ -221,6 +222,7 @@ mod tests {
         let mut der = vec![tag];
         match content.len() {
             length @ 0..0x80 => der.push(length as u8),
+            length @ 0x80..0x100 => der.extend([0x81, length as u8]),
             length => der.extend([0x82, (length >> 8) as u8, length as u8]),
         }
         der.extend(content);
@@ -265,10 +267,22 @@ mod tests {
             [(DNS, b"shop.example"), (URI, b"spiffe://shop/cart"), (EMAIL, b"ann@shop.example")];
         let facts = read(&certificate(b"Ann", &names)).expect("a certificate");
         assert_eq!(facts.not_before, 1_709_208_000);
-        assert_eq!(facts.not_after, 33_261_235_200);
+        assert_eq!(facts.not_after, 33_260_976_000);
         assert_eq!(facts.common_name.as_deref(), Some("Ann"));
         let identity = facts.identity();
         assert_eq!(identity.concat(), "spiffe://shop/cartshop.exampleann@shop.example");
+    }
+
+    #[test]
+    fn damaged_alternative_names_do_not_make_room_for_the_common_name() {
+        let mut der = certificate(b"Ann", &[(DNS, b"shop.example")]);
+        let at = der.windows(3).position(|bytes| bytes == SUBJECT_ALT_NAME).expect("alternative names");
+        // The length of the extensions, of their list and of the extension stand right before.
+        for back in 3..12 {
+            let before = std::mem::replace(&mut der[at - back], 0x80);
+            assert_eq!(read(&der).map(|facts| facts.identity().concat()).filter(|name| name == "Ann"), None);
+            der[at - back] = before;
+        }
     }
 
     #[test]
