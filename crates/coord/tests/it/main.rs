@@ -1,0 +1,3 @@
+//! Coordination as its users see it.
+
+mod local;
