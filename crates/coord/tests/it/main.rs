@@ -1,3 +1,4 @@
 //! Coordination as its users see it.
 
+mod etcd;
 mod local;
