@@ -1,5 +1,6 @@
 //! The way in.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::command::{Command, Entry, Guard, LEASES, Position, Reply, SessionId, 
 use crate::config::CoordParams;
 use crate::engine::embedded::Embedded;
 use crate::engine::etcd::Etcd;
+use crate::engine::remote::Remote;
 use crate::engine::{Engine, Failure};
 use crate::session::Session;
 use crate::watch::Watch;
@@ -45,12 +47,26 @@ impl Coord {
         Self::new(Arc::new(Embedded::in_memory()))
     }
 
+    /// On a store in SQLite, opened with [`crate::engine::ROOM`] among its rooms. This process keeps everything; others ask it.
+    ///
+    /// # Errors
+    /// When the store is of another kind or cannot be read.
+    pub async fn on_store(store: store::Store) -> Result<Self, Failure> {
+        Ok(Self::new(Arc::new(Embedded::on_store(store).await?)))
+    }
+
     /// On the etcd cluster that `params` name. Connects when first asked.
     ///
     /// # Errors
     /// What is wrong with a member's address.
     pub fn etcd(params: &CoordParams) -> Result<Self, String> {
         Ok(Self::new(Arc::new(Etcd::new(params)?)))
+    }
+
+    /// On the engine of the process that serves [`crate::http::routes`] at the Unix socket `path`.
+    #[must_use]
+    pub fn at_socket(path: &Path, timeout: Duration) -> Self {
+        Self::new(Arc::new(Remote::new(path, timeout)))
     }
 
     /// The engine itself.

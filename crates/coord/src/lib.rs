@@ -4,6 +4,8 @@
 //!   [`Lease`] is held by at most one session at a time and carries a fencing [`Token`]; [`Leadership`] is a lease that a
 //!   failed renewal ends at once; a [`Watch`] tells every change of the keys with a prefix.
 //! * [`table`] and [`belief`] are the decisions: what the engine grants and what the holder may believe. Plain values.
+//! * [`http`] offers the engine of one process to the others of its machine.
+//! * [`consensus`] looks at the etcd cluster beneath.
 //! * [`engine`] is what both engines and the way to another process's engine have in common.
 //!
 //! **What a lease promises and what it does not.** The engine never gives a lease to a second session before the first has
@@ -15,8 +17,10 @@ pub mod belief;
 pub mod clock;
 mod command;
 pub mod config;
+pub mod consensus;
 mod coord;
 pub mod engine;
+pub mod http;
 mod lease;
 mod session;
 pub mod table;

@@ -200,6 +200,7 @@ mod tests {
         client.send(asked);
         let mut late = Client::connect(relay.addr());
         late.send(asked);
+        wait_until("both were let in", PATIENCE, || relay.shared.state().links.len() == 2);
         relay.heal();
         assert!(client.is_closed_by_server() && late.is_closed_by_server());
         assert_eq!(upstream.requests().len(), 1);

@@ -7,6 +7,7 @@ use model::{Instant, Span};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
+use super::journal::InStore;
 use super::{Answer, Changes, Engine, Failure};
 use crate::clock;
 use crate::command::{Command, Event, Position, Reply};
@@ -89,6 +90,14 @@ impl Embedded {
     pub async fn start(mut journal: Box<dyn Journal>) -> Result<Self, Failure> {
         let saved = journal.load().await?;
         Ok(Self::serve(journal, saved))
+    }
+
+    /// On a store in SQLite, opened with [`super::ROOM`] among its rooms, on the current runtime.
+    ///
+    /// # Errors
+    /// When the store is of another kind or cannot be read.
+    pub async fn on_store(store: store::Store) -> Result<Self, Failure> {
+        Self::start(Box::new(InStore::new(store)?)).await
     }
 
     /// An empty one that writes nothing down.

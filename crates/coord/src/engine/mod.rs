@@ -3,12 +3,17 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::command::{Command, Event, Position, Refusal, Reply};
 
 pub mod embedded;
 pub mod etcd;
+mod journal;
+pub mod remote;
+
+pub use journal::ROOM;
 
 /// An engine's answer, which takes its time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
@@ -48,7 +53,8 @@ impl Changes {
 }
 
 /// Why there is no answer, or not the one wished for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case", tag = "failed")]
 pub enum Failure {
     /// The engine refused, and nothing happened.
     #[error(transparent)]

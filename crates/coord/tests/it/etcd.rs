@@ -181,3 +181,30 @@ async fn what_etcd_has_forgotten_is_read_again() {
     let foreign = coord::Position { history: from.history ^ 1, ..last };
     assert!(matches!(coord.engine().changes("a".to_owned(), foreign).await, Err(Failure::Behind { .. })));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consensus_is_watched_member_by_member() {
+    let mut etcd = Etcd::start(3);
+    let params = CoordParams { etcd: etcd.urls(), ..CoordParams::default() };
+    let observer = coord::consensus::Observer::new(&params).unwrap();
+    let leader = etcd.leader();
+    observer.look().await;
+    let seen = observer.view();
+    assert!(seen.has_quorum());
+    assert_eq!((seen.size, seen.answering, seen.leader_changes), (3, 3, 0));
+    assert_eq!(seen.leader.as_deref(), Some(etcd.urls()[leader].trim_start_matches("http://")));
+    assert!(seen.members.iter().all(|member| member.version.starts_with("3.") && member.applied > 0));
+    etcd.kill(leader);
+    let next = etcd.leader();
+    observer.look().await;
+    let seen = observer.view();
+    assert_eq!((seen.answering, seen.leader_changes, seen.has_quorum()), (2, 1, true));
+    assert!(seen.members[leader].problem.is_some() && seen.members[next].is_leader);
+    etcd.kill(next);
+    let last = 3 - leader - next;
+    testkit::wait_until("the last member knows that it is alone", testkit::wait::PATIENCE, || {
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(observer.look()));
+        !observer.view().members[last].has_leader
+    });
+    assert!(!observer.view().has_quorum());
+}

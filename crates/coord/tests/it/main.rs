@@ -1,4 +1,8 @@
 //! Coordination as its users see it.
 
 mod etcd;
+mod faults;
+mod history;
 mod local;
+mod props;
+mod stored;

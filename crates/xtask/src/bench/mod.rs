@@ -1,6 +1,7 @@
 //! Measurements. Each is a command that anyone can run; none gates a test.
 
 mod allocations;
+mod coord;
 mod gateway;
 mod idle;
 mod machine;
@@ -34,6 +35,7 @@ cargo xtask bench NAME [OPTIONS]
   gateway-allocations   allocations per request
   gateway-routes        what 10 000 routes and 1 000 services cost
   overload              what comes through at up to ten times the capacity [--quick] [--peers …] [--help]
+  coord                 leases a second and lateness of watches, on SQLite and etcd [--seconds 3] [--rounds 5]
   policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
@@ -53,6 +55,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         "gateway-allocations" => allocations::run(args),
         "gateway-routes" => routes::run(args),
         "overload" => overload::run(args),
+        "coord" => coord::run(args),
         "policy" => policy::run(args),
         _ => Err(USAGE.to_owned()),
     }

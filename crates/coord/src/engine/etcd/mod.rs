@@ -89,6 +89,22 @@ impl Etcd {
         })
     }
 
+    /// Makes and deletes a key in two transactions, with none of a lease's care: what a bare client does, for benchmarks to
+    /// compare with. Each compares one key and writes one; nothing is remembered.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn bare_pair(&self, name: &str) -> Result<(), Failure> {
+        let key = self.key(&format!("bare/{name}"));
+        let write = PutRequest { key: key.clone(), value: b"bare".to_vec(), lease: 0 };
+        for (version, then) in [(0, put(write)), (1, delete(key.clone()))] {
+            let compare = vec![compare(&key, Target::Version, Operand::Version(version))];
+            let request = TxnRequest { compare, success: vec![then], failure: Vec::new() };
+            self.txn(&request).await?.answer.map_err(refusal)?;
+        }
+        Ok(())
+    }
+
     fn key(&self, key: &str) -> Vec<u8> {
         format!("{}k/{key}", self.prefix).into_bytes()
     }

@@ -99,12 +99,14 @@ pub(super) struct Compare {
     pub(super) target: i32,
     #[prost(bytes = "vec", tag = "3")]
     pub(super) key: Vec<u8>,
-    #[prost(oneof = "Operand", tags = "5, 6, 7")]
+    #[prost(oneof = "Operand", tags = "4, 5, 6, 7")]
     pub(super) operand: Option<Operand>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Operand {
+    #[prost(int64, tag = "4")]
+    Version(i64),
     #[prost(int64, tag = "5")]
     Create(i64),
     #[prost(int64, tag = "6")]
@@ -213,24 +215,4 @@ pub(super) struct LeaseRequest {
 pub(super) struct RevokeResponse {
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<Header>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct StatusResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<Header>,
-    #[prost(string, tag = "2")]
-    pub(super) version: String,
-    #[prost(int64, tag = "3")]
-    pub(super) db_size: i64,
-    #[prost(uint64, tag = "4")]
-    pub(super) leader: u64,
-    #[prost(uint64, tag = "5")]
-    pub(super) raft_index: u64,
-    #[prost(uint64, tag = "6")]
-    pub(super) raft_term: u64,
-    #[prost(uint64, tag = "7")]
-    pub(super) raft_applied_index: u64,
-    #[prost(string, repeated, tag = "8")]
-    pub(super) errors: Vec<String>,
 }
