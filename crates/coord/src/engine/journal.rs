@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use model::Span;
 use serde_json::{Value as Json, json};
 use store::{Check, Engine, Migration, Room, Store, StoreError, args};
 
@@ -10,6 +11,9 @@ use super::embedded::Journal;
 use super::{Answer, Failure};
 use crate::command::{Claim, Entry, Position, SessionId, Token};
 use crate::table::{Delta, Row, Saved};
+
+/// Longest wait for one batch to be written; after it, nothing of the batch counts.
+const COMMIT_MAX: Duration = Duration::from_secs(8);
 
 /// What coordination keeps in the store.
 pub const ROOM: Room = Room {
@@ -92,6 +96,19 @@ impl InStore {
         .await?;
         Ok(saved)
     }
+
+    async fn write(&self, position: Position, batch: Batch) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        for (sql, rows) in batch.statements() {
+            if !rows.is_empty() {
+                tx.execute(sql, args![Json::Array(rows).to_string()]).await?;
+            }
+        }
+        let sql = "INSERT INTO coord_position (id, revision) VALUES (1, ?) \
+                   ON CONFLICT (id) DO UPDATE SET revision = excluded.revision";
+        tx.execute(sql, args![i64::try_from(position.revision).unwrap_or(i64::MAX)]).await?;
+        tx.commit().await
+    }
 }
 
 impl Journal for InStore {
@@ -103,21 +120,10 @@ impl Journal for InStore {
 
     fn commit(&mut self, position: Position, deltas: Vec<Delta>) -> Answer<'_, ()> {
         Box::pin(async move {
-            let batch = Batch::of(deltas);
-            let written = self.store.write(async |tx| {
-                for (sql, rows) in batch.statements() {
-                    if !rows.is_empty() {
-                        tx.execute(sql, args![Json::Array(rows).to_string()]).await?;
-                    }
-                }
-                let sql = "INSERT INTO coord_position (id, revision) VALUES (1, ?) \
-                           ON CONFLICT (id) DO UPDATE SET revision = excluded.revision";
-                tx.execute(sql, args![i64::try_from(position.revision).unwrap_or(i64::MAX)]).await
-            });
-            written
-                .await
-                .map(drop)
-                .map_err(|problem: StoreError| Failure::Unanswered { problem: problem.to_string() })
+            let unanswered = |problem: String| Failure::Unanswered { problem };
+            let written = tokio::time::timeout(COMMIT_MAX, self.write(position, Batch::of(deltas))).await;
+            let late = |_| unanswered(format!("the records took more than {}", Span::from(COMMIT_MAX)));
+            written.map_err(late)?.map_err(|problem| unanswered(problem.to_string()))
         })
     }
 }
