@@ -23,7 +23,7 @@ use crate::store::{Backend, Figures, Inner, Store};
 use crate::writer::Turns;
 
 /// Marks a file as a store: "SWAL".
-const APPLICATION_ID: i64 = 0x5357_414C;
+pub(crate) const APPLICATION_ID: i64 = 0x5357_414C;
 
 /// SQLite before this can corrupt a file when its log is reset.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
@@ -147,7 +147,7 @@ fn prepare(place: &Place) -> impl Fn(StoreError) -> OpenError {
 }
 
 /// Makes the directory and refuses a remote one; answers the path with links resolved, so that one file has one lock.
-fn prepare_directory(path: &Path) -> Result<PathBuf, OpenError> {
+pub(crate) fn prepare_directory(path: &Path) -> Result<PathBuf, OpenError> {
     let failed =
         |source| OpenError::File { doing: "make the directory of", path: path.to_path_buf(), source };
     let directory = match path.parent() {
@@ -189,7 +189,7 @@ async fn reading(path: &Path, params: &StoreParams) -> Result<sqlx::SqlitePool, 
 }
 
 /// What every connection to a server has in common.
-fn server(url: &str, params: &StoreParams) -> Result<PgConnectOptions, sqlx::Error> {
+pub(crate) fn server(url: &str, params: &StoreParams) -> Result<PgConnectOptions, sqlx::Error> {
     let limit = params.transaction_max.get().as_millis().to_string();
     Ok(PgConnectOptions::from_str(url)?
         .application_name("seawall")

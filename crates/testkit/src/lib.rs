@@ -1,7 +1,8 @@
 //! What tests and benchmarks share. Never part of a release.
 //!
 //! * [`upstream`] — a programmable HTTP/1.1 back end; [`client`] — a client that sends bytes as they are.
-//! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
+//! * [`process`] — the `seawall` binary and nginx as child processes, with their logs; [`postgres`] — a
+//!   PostgreSQL of one's own.
 //! * [`load`] — epoll load generators; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
 //!   which a benchmark needs as its floor; [`station`] — a back end whose capacity is known.
 //! * [`wait`] — waiting on a state instead of sleeping; [`temp`] — directories that vanish; [`alloc`] — an
@@ -16,6 +17,7 @@ pub mod client;
 pub mod forwarder;
 pub mod http;
 pub mod load;
+pub mod postgres;
 pub mod process;
 pub mod station;
 pub mod sys;
@@ -24,6 +26,7 @@ pub mod upstream;
 pub mod wait;
 
 pub use client::{Client, get, request};
+pub use postgres::Postgres;
 pub use process::{Nginx, Redis, Seawall};
 pub use temp::TempDir;
 pub use upstream::{Gate, Reply, Upstream};
