@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use store::{Chain, OpenError, Store};
+use store::{Chain, OpenError, Store, StoreParams};
 use testkit::TempDir;
 
 use crate::probe::{ROOM, at, change, count, file, put};
@@ -83,15 +83,18 @@ async fn a_cut_log_is_noticed_wherever_it_was_cut() {
     let whole = fs::read(&log).unwrap();
     let mut rng = fastrand::Rng::with_seed(3);
     let cuts: Vec<usize> = (0..25).map(|_| rng.usize(..whole.len() * 9 / 10)).chain([0]).collect();
-    let (database, owner) =
-        (fs::read(&params.url).unwrap(), fs::read(format!("{}.owner", params.url)).unwrap());
+    let beside = |path: &str, suffix: &str| fs::read(format!("{path}{suffix}")).unwrap();
+    let (database, owner) = (beside(&params.url, ""), beside(&params.url, ".owner"));
+    let lay_out = |cut: usize| {
+        let path = dir.path().join(format!("{cut}.db")).display().to_string();
+        fs::write(&path, &database).unwrap();
+        fs::write(format!("{path}-wal"), &whole[..cut]).unwrap();
+        fs::write(format!("{path}.owner"), &owner).unwrap();
+        StoreParams::at(path)
+    };
     for cut in cuts {
-        fs::write(&log, &whole[..cut]).unwrap();
-        fs::write(&params.url, &database).unwrap();
-        fs::write(format!("{}.owner", params.url), &owner).unwrap();
-        let _ = fs::remove_file(format!("{}-shm", params.url));
-        match Store::open(&params, &[ROOM]).await {
-            Err(OpenError::Lost { .. } | OpenError::Damaged { .. } | OpenError::Foreign { .. }) => {}
+        match Store::open(&lay_out(cut), &[ROOM]).await {
+            Err(OpenError::Lost { .. } | OpenError::Damaged { .. }) => {}
             Err(other) => panic!("cut at {cut}: {other}"),
             Ok(store) => {
                 // Only what came after the last acknowledged group may have been cut away.
@@ -104,11 +107,7 @@ async fn a_cut_log_is_noticed_wherever_it_was_cut() {
         }
     }
     // With its log whole, everything is there.
-    fs::write(&log, &whole).unwrap();
-    fs::write(&params.url, &database).unwrap();
-    fs::write(format!("{}.owner", params.url), &owner).unwrap();
-    let _ = fs::remove_file(format!("{}-shm", params.url));
-    let store = Store::open(&params, &[ROOM]).await.unwrap();
+    let store = Store::open(&lay_out(whole.len()), &[ROOM]).await.unwrap();
     assert!(count(&store, "probe_rows").await >= 20);
     store.close().await.unwrap();
 }

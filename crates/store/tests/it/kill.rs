@@ -5,10 +5,13 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use store::{Store, args};
+use store::{Room, Store, args};
 use testkit::TempDir;
 
-use crate::probe::{ROOM, file};
+use crate::probe::{self, file};
+
+/// What the killed process knows.
+const ROOM: Room = Room::new("probe", probe::ROOM.migrations.split_at(1).0);
 
 /// Processes killed, by four threads with a file each.
 const KILLS: usize = 1000;
@@ -51,7 +54,7 @@ fn kills(seed: u64, kills: usize) -> (usize, usize) {
                 let store = Store::open(&params, &[ROOM])
                     .await
                     .unwrap_or_else(|problem| panic!("round {round}: {problem}"));
-                let first = acknowledged.first().copied().unwrap_or(0);
+                let first = acknowledged.iter().min().copied().unwrap_or(0);
                 let rows = store.rows("SELECT id FROM probe_rows WHERE id >= ?", args![first]).await.unwrap();
                 let there: std::collections::BTreeSet<i64> =
                     rows.iter().map(|row| row.get("id").unwrap()).collect();
