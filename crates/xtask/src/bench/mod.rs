@@ -12,6 +12,7 @@ mod routes;
 mod shape;
 mod soak;
 mod stats;
+mod store;
 mod syscalls;
 
 use std::net::{SocketAddr, TcpListener};
@@ -34,6 +35,7 @@ cargo xtask bench NAME [OPTIONS]
   gateway-allocations   allocations per request
   gateway-routes        what 10 000 routes and 1 000 services cost
   overload              what comes through at up to ten times the capacity [--quick] [--peers …] [--help]
+  store                 committed writes per second, and what a back-up of 1 GiB does to them [--mib N] [--seconds N]
   policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
@@ -54,6 +56,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         "gateway-routes" => routes::run(args),
         "overload" => overload::run(args),
         "policy" => policy::run(args),
+        "store" => store::run(args),
         _ => Err(USAGE.to_owned()),
     }
 }
