@@ -4,12 +4,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gateway::metrics::Exporter;
 use gateway::service::Clock;
 use gateway::{Gateway, ReloadSummary};
-use model::Timestamp;
+use model::{Change, Timestamp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::cli::{AdminFlag, Failure, Up, say};
 use crate::config::{self, Config, Loaded};
 use crate::status::{self, Status};
+use crate::store::Keeper;
 use crate::watch::Watch;
 use crate::{admin, parent};
 
@@ -31,6 +32,8 @@ pub struct Shared {
     gateway: Gateway,
     source: Source,
     state: Mutex<State>,
+    /// The records, when the configuration names a store.
+    keeper: OnceLock<Arc<Keeper>>,
 }
 
 /// Where the configuration comes from, and what the command line lays over it.
@@ -116,7 +119,23 @@ impl App {
         let gateway =
             Gateway::build(config.gateway()).map_err(|problem| Failure::Input(problem.to_string()))?;
         let state = State { in_force, version: 1, since: Clock::wall(), refused: 0, refusal: None };
-        Ok(Self { shared: Arc::new(Shared { gateway, source, state: Mutex::new(state) }), admin })
+        Ok(Self {
+            shared: Arc::new(Shared { gateway, source, state: Mutex::new(state), keeper: OnceLock::new() }),
+            admin,
+        })
+    }
+
+    /// Opens the store that the configuration names, if it names one, and notes what begins.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, for people.
+    async fn open_store(&self) -> Result<(), Failure> {
+        let Some(params) = self.shared.state().in_force.config().store.clone() else { return Ok(()) };
+        let keeper = Keeper::open(&params).await.map_err(|problem| Failure::Input(problem.to_string()))?;
+        let what = format!("started with {}", self.shared.source.name());
+        keeper.record(&change("seawall up", what, "stop it")).await;
+        let _ = self.shared.keeper.set(keeper);
+        Ok(())
     }
 
     /// Where it listens, with real ports: listeners first, then the admin pages.
@@ -154,8 +173,16 @@ impl App {
         let loaded = shared.state().in_force.hash();
         let watch = shared.source.file.clone().map(|file| Watch::new(file, loaded));
         tasks.spawn(follow(watch, hangup, Arc::clone(&shared)));
+        if let Some(keeper) = shared.keeper() {
+            tasks.spawn(Arc::clone(keeper).run());
+        }
         let ran = shared.gateway.run().await;
         tasks.shutdown().await;
+        if let Some(keeper) = shared.keeper()
+            && let Err(problem) = keeper.store().clone().close().await
+        {
+            warn!(%problem, "the store's log was not folded into its file; the next start does that");
+        }
         ran
     }
 }
@@ -169,6 +196,10 @@ impl Shared {
             return;
         }
         let outcome = self.load_and_apply(who).await;
+        if let (Ok((_, summary)), Some(keeper)) = (&outcome, self.keeper()) {
+            let what = format!("configuration {} from {}: {summary}", summary.version, self.source.name());
+            keeper.record(&change(who, what, "put the file back as it was")).await;
+        }
         let mut state = self.state();
         match outcome {
             Ok((loaded, summary)) => {
@@ -200,6 +231,12 @@ impl Shared {
 
     /// The admin pages keep their address, because whoever reads them would lose them without a word.
     fn refuse_what_needs_a_restart(&self, loaded: &Loaded) -> Result<(), String> {
+        if self.state().in_force.config().store != loaded.config().store {
+            return Err(format!(
+                "{}: `store` cannot change while running; put it back or restart Seawall",
+                self.source.name()
+            ));
+        }
         let (before, after) = (self.state().in_force.config().admin.clone(), &loaded.config().admin);
         if before.enabled == after.enabled && before.address == after.address {
             return Ok(());
@@ -262,10 +299,20 @@ impl Shared {
         self.gateway.phase()
     }
 
+    /// The records, when there are any.
+    pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.get()
+    }
+
     // A panic while the lock was held left whole values behind: each field is replaced in one step.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A change that takes effect now.
+fn change(who: &str, what: String, undo: &str) -> Change {
+    Change { at: Clock::wall(), who: who.to_owned(), what, undo: undo.to_owned() }
 }
 
 fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -347,6 +394,7 @@ pub fn up(up: &Up) -> Result<(), Failure> {
     runtime.block_on(async {
         // Before it says that it is there: whoever reads that may send a signal at once.
         let signals = Signals::new().map_err(failed)?;
+        app.open_store().await?;
         for line in app.announce().map_err(failed)? {
             say(&line)?;
         }

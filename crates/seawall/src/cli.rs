@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{app, config, demo, explain, logs, reference, sim, status};
+use crate::{app, config, demo, explain, logs, reference, sim, status, store};
 
 /// Keeps services up: a resilient HTTP gateway.
 #[derive(Debug, Parser)]
@@ -45,6 +45,13 @@ enum Command {
     Status(status::StatusArgs),
     /// Play an outage with a fleet that is simulated, and say what it would come to.
     Sim(sim::SimArgs),
+    /// Back up the records, also while they are in use.
+    Backup(store::BackupArgs),
+    /// Restore a back-up to a new place, and compare every record.
+    Restore(store::RestoreArgs),
+    /// Check the records, read their audit log, rehearse a restore.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Break a small shop on purpose, with and without Seawall before it, and compare.
     Demo(demo::DemoArgs),
     /// Print a generated reference page.
@@ -156,6 +163,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Backup(args) => store::backup(&args),
+        Command::Restore(args) => store::restore(&args),
+        Command::Store(command) => store::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Reference { page } => say(reference::render(page).trim_end()),
         Command::Shop(args) => demo::shop::run(&args),

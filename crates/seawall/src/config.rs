@@ -9,6 +9,7 @@ use gateway::signals::SignalParams;
 use policy::budget::RetryBudgetParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use store::StoreParams;
 
 mod load;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub workers: u32,
     /// The admin pages: read-only.
     pub admin: Admin,
+    /// Where records are kept: the audit log of changes, and what later rooms keep. Absent: nowhere.
+    pub store: Option<StoreParams>,
 }
 
 /// Where the admin pages and metrics are served. They are read-only, have no login, and show every endpoint: keep them on
@@ -82,6 +85,7 @@ impl Default for Config {
             drain: gateway.drain,
             workers: gateway.workers,
             admin: Admin::default(),
+            store: None,
         }
     }
 }
@@ -145,6 +149,7 @@ impl Config {
 
 impl ::config::Check for Config {
     fn check(&self, report: &mut ::config::Report<'_>) {
+        check_store(self.store.as_ref(), report);
         if self.services.is_empty() && self.routes.is_empty() {
             report.at("services").error(
                 "there is neither a service nor a route",
@@ -163,6 +168,17 @@ impl ::config::Check for Config {
         for problem in gateway.problems().into_iter().filter(|problem| problem.severity == Severity::Error) {
             at(report, &problem.path).error(problem.message, problem.remedy);
         }
+    }
+}
+
+fn check_store(store: Option<&StoreParams>, report: &mut ::config::Report<'_>) {
+    let Some(params) = store else { return };
+    let remedy = "see docs/guides/records.md";
+    for (key, problem) in params.check() {
+        report.at("store").key(key).error(problem, remedy);
+    }
+    for (key, problem) in params.backups.iter().flat_map(|backups| backups.check()) {
+        report.at("store").key("backups").key(key).error(problem, remedy);
     }
 }
 

@@ -15,4 +15,5 @@ mod parent;
 pub mod reference;
 pub mod sim;
 pub mod status;
+pub mod store;
 mod watch;

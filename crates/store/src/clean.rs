@@ -99,7 +99,12 @@ impl Store {
                     cleaned.more = true;
                     return Ok(cleaned);
                 }
-                let removed = self.write(async |tx| tx.remove_old(&tier, now, bound).await).await?;
+                let removed = self
+                    .write(|mut tx| async move {
+                        let answer = tx.remove_old(&tier, now, bound).await?;
+                        tx.commit(answer).await
+                    })
+                    .await?;
                 *(if is_purge { &mut cleaned.purged } else { &mut cleaned.aged }) += removed;
                 left = left.saturating_sub(u32::try_from(removed).unwrap_or(u32::MAX));
                 if removed < u64::from(bound) {

@@ -8,7 +8,7 @@
 //! text, a blob or nothing ([`Value`]); documents are JSON in text.
 //!
 //! ```
-//! use store::{Migration, Room, Store, StoreParams, StoreError, args};
+//! use store::{Migration, Room, Store, StoreParams, args};
 //!
 //! const ROOM: Room = Room::new("coord", &[Migration {
 //!     name: "jobs",
@@ -18,13 +18,14 @@
 //! async fn count(path: &str) -> Result<i64, Box<dyn std::error::Error>> {
 //!     let store = Store::open(&StoreParams::at(path), &[ROOM]).await?;
 //!     let runs = store
-//!         .write(async |tx| {
+//!         .write(|mut tx| async move {
 //!             let token = tx.next_token("job/nightly").await?;
 //!             tx.fence("job/nightly", token).await?;
 //!             let sql = "INSERT INTO coord_jobs (id, runs) VALUES (?, 1) \
 //!                        ON CONFLICT (id) DO UPDATE SET runs = coord_jobs.runs + 1 RETURNING runs";
 //!             let row = tx.row(sql, args!["nightly"]).await?;
-//!             Ok::<_, StoreError>(row.map(|row| row.get("runs")).transpose()?.unwrap_or(0))
+//!             let runs = row.map(|row| row.get("runs")).transpose()?.unwrap_or(0);
+//!             tx.commit::<i64>(runs).await
 //!         })
 //!         .await?;
 //!     store.close().await?;
@@ -41,8 +42,10 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod backup;
 mod clean;
 mod dialect;
+mod drill;
 mod error;
 mod fence;
 mod migrate;
@@ -50,20 +53,26 @@ mod open;
 mod owner;
 mod params;
 mod place;
+mod restore;
 mod room;
+mod rowfile;
 mod statement;
 mod store;
+mod tables;
 mod validate;
 mod value;
 mod writer;
 
 pub use audit::{Chain, Entry};
+pub use backup::{BackupError, Manifest, TableEntry, backup, name_now};
 pub use clean::{Cleaned, Deleted};
+pub use drill::Drill;
 pub use error::{OpenError, StoreError};
 pub use fence::Token;
 pub use params::{BackupParams, StoreParams, URL_DEFAULT};
 pub use place::{Engine, Place};
+pub use restore::{RestoreError, Restored, examine, restore};
 pub use room::{Check, Deletable, Migration, Room, Tier};
-pub use store::{Figures, Store, Tx};
+pub use store::{Committed, Figures, Store, Tx};
 pub use validate::Finding;
 pub use value::{FromValue, Row, Value};

@@ -112,7 +112,7 @@ impl Link<'_> {
         execute(self.again(), sql, &[]).await
     }
 
-    fn engine(&self) -> Engine {
+    pub(crate) fn engine(&self) -> Engine {
         match &self.0 {
             Connection::Sqlite(_) => Engine::Sqlite,
             Connection::Postgres(_) => Engine::Postgres,
@@ -166,34 +166,42 @@ async fn in_order(on: &mut Link<'_>, place: &str, rooms: &[Room]) -> Result<(), 
 /// The tables that migrations are noted in, and the first incarnation.
 pub(crate) async fn lay_foundation(on: &mut Link<'_>) -> Result<(), StoreError> {
     on.run("BEGIN").await?;
+    foundation_within(on).await?;
+    on.run("COMMIT").await.map(|_| ())
+}
+
+/// As [`lay_foundation`], within a transaction.
+pub(crate) async fn foundation_within(on: &mut Link<'_>) -> Result<(), StoreError> {
     for statement in FOUNDATION {
         on.run(statement).await?;
     }
     let seconds = i64::try_from(now().as_unix_nanos() / 1_000_000_000).unwrap_or(i64::MAX);
     let sql = "INSERT INTO store_meta (key, value) VALUES ('incarnation', ?), ('commits', 0) ON CONFLICT (key) DO NOTHING";
-    execute(on.again(), sql, args![seconds]).await?;
-    on.run("COMMIT").await?;
-    Ok(())
+    execute(on.again(), sql, args![seconds]).await.map(|_| ())
 }
 
 /// Runs one migration and notes it, in one transaction.
 pub(crate) async fn apply(on: &mut Link<'_>, entry: &Applied) -> Result<(), StoreError> {
     on.run("BEGIN").await?;
-    let result = async {
-        for statement in &entry.statements {
-            on.run(statement).await?;
-        }
-        let sql = "INSERT INTO store_migrations (room, version, name, hash, statements, at) VALUES (?, ?, ?, ?, ?, ?)";
-        let statements = crate::Value::json(&entry.statements)?;
-        let arguments =
-            args![&entry.room, entry.version, &entry.name, &entry.hash, statements, now()];
-        execute(on.again(), sql, arguments).await?;
-        on.run("COMMIT").await
-    }
-    .await;
+    let result = match apply_within(on, entry).await {
+        Ok(()) => on.run("COMMIT").await.map(|_| ()),
+        failed => failed,
+    };
     if result.is_err() {
         // Fails when the engine has rolled back by itself.
         let _ = on.run("ROLLBACK").await;
     }
-    result.map(|_| ())
+    result
+}
+
+/// As [`apply`], within a transaction.
+pub(crate) async fn apply_within(on: &mut Link<'_>, entry: &Applied) -> Result<(), StoreError> {
+    for statement in &entry.statements {
+        on.run(statement).await?;
+    }
+    let sql =
+        "INSERT INTO store_migrations (room, version, name, hash, statements, at) VALUES (?, ?, ?, ?, ?, ?)";
+    let statements = crate::Value::json(&entry.statements)?;
+    let values = args![&entry.room, entry.version, &entry.name, &entry.hash, statements, now()];
+    execute(on.again(), sql, values).await.map(|_| ())
 }

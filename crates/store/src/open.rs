@@ -23,7 +23,7 @@ use crate::store::{Backend, Figures, Inner, Store};
 use crate::writer::Turns;
 
 /// Marks a file as a store: "SWAL".
-const APPLICATION_ID: i64 = 0x5357_414C;
+pub(crate) const APPLICATION_ID: i64 = 0x5357_414C;
 
 /// SQLite before this can corrupt a file when its log is reset.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
@@ -49,8 +49,22 @@ impl Store {
             Place::File(path) => {
                 let path = prepare_directory(path)?;
                 let (owner, witnessed) = Owner::take(&path)?;
-                let (mut writer, witness) = open_file(&path, witnessed).await?;
-                migrate(&mut Link(Connection::Sqlite(&mut writer)), &place.to_string(), &all).await?;
+                let mut writer = connect(&path).await?;
+                let checked = match check_file(&mut writer, &path, witnessed).await {
+                    Ok(witness) => {
+                        let mut link = Link(Connection::Sqlite(&mut writer));
+                        migrate(&mut link, &place.to_string(), &all).await.map(|()| witness)
+                    }
+                    refused => refused,
+                };
+                let witness = match checked {
+                    Ok(witness) => witness,
+                    Err(problem) => {
+                        // Waits until the file is let go: whoever reads the refusal may put another one there.
+                        let _ = writer.close().await;
+                        return Err(problem);
+                    }
+                };
                 let readers = reading(&path, params).await.map_err(engine(&place))?;
                 let (turns, task) = Turns::start(writer, owner, witness).map_err(|source| {
                     OpenError::File { doing: "note the owner in", path: path_for(&path), source }
@@ -147,7 +161,7 @@ fn prepare(place: &Place) -> impl Fn(StoreError) -> OpenError {
 }
 
 /// Makes the directory and refuses a remote one; answers the path with links resolved, so that one file has one lock.
-fn prepare_directory(path: &Path) -> Result<PathBuf, OpenError> {
+pub(crate) fn prepare_directory(path: &Path) -> Result<PathBuf, OpenError> {
     let failed =
         |source| OpenError::File { doing: "make the directory of", path: path.to_path_buf(), source };
     let directory = match path.parent() {
@@ -189,7 +203,7 @@ async fn reading(path: &Path, params: &StoreParams) -> Result<sqlx::SqlitePool, 
 }
 
 /// What every connection to a server has in common.
-fn server(url: &str, params: &StoreParams) -> Result<PgConnectOptions, sqlx::Error> {
+pub(crate) fn server(url: &str, params: &StoreParams) -> Result<PgConnectOptions, sqlx::Error> {
     let limit = params.transaction_max.get().as_millis().to_string();
     Ok(PgConnectOptions::from_str(url)?
         .application_name("seawall")
@@ -217,14 +231,9 @@ async fn is_ours(file: &mut SqliteConnection) -> Result<bool, StoreError> {
     Ok(one::<i64>(&mut link, "PRAGMA application_id", "application_id").await? == APPLICATION_ID)
 }
 
-/// Opens or makes the file and looks whether it is sound.
-async fn open_file(
-    path: &Path,
-    witnessed: Option<Witness>,
-) -> Result<(SqliteConnection, Witness), OpenError> {
-    let place = Place::File(path.to_path_buf());
-    let damaged = |finding: String| OpenError::Damaged { path: path.to_path_buf(), finding };
-    let damage = |problem: sqlx::Error| match &problem {
+/// What SQLite answers when a file is not what it should be.
+fn damage(path: &Path) -> impl Fn(sqlx::Error) -> OpenError {
+    move |problem| match &problem {
         // SQLITE_CORRUPT and SQLITE_NOTADB, the extended kinds too.
         sqlx::Error::Database(error)
             if error
@@ -232,22 +241,35 @@ async fn open_file(
                 .and_then(|code| code.parse::<u32>().ok())
                 .is_some_and(|code| matches!(code & 0xFF, 11 | 26)) =>
         {
-            damaged(error.message().to_owned())
+            OpenError::Damaged { path: path.to_path_buf(), finding: error.message().to_owned() }
         }
-        _ => engine(&place)(problem),
-    };
-    let prepare = |problem: StoreError| match problem {
-        StoreError::Engine { source } => damage(*source),
-        other => prepare(&place)(other),
-    };
+        _ => engine(&Place::File(path.to_path_buf()))(problem),
+    }
+}
+
+/// Opens the file for writing, or makes it.
+async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
     let options = file_options(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // What was acknowledged is on the disk. FULL syncs the log at each commit.
+        // What was acknowledged is on the disk: FULL syncs the log at each commit.
         .synchronous(SqliteSynchronous::Full)
         .pragma("journal_size_limit", "67108864");
-    let mut file = options.connect().await.map_err(damage)?;
-    let mut link = Link(Connection::Sqlite(&mut file));
+    options.connect().await.map_err(damage(path))
+}
+
+/// Looks whether the file is ours, sound, and holds all that was witnessed. Marks a new one.
+async fn check_file(
+    file: &mut SqliteConnection,
+    path: &Path,
+    witnessed: Option<Witness>,
+) -> Result<Witness, OpenError> {
+    let place = Place::File(path.to_path_buf());
+    let prepare = |problem: StoreError| match problem {
+        StoreError::Engine { source } => damage(path)(*source),
+        other => prepare(&place)(other),
+    };
+    let mut link = Link(Connection::Sqlite(file));
     let version: String =
         one(&mut link, "SELECT sqlite_version() AS version", "version").await.map_err(prepare)?;
     refuse_old(&version)?;
@@ -260,24 +282,30 @@ async fn open_file(
     let sound = rows(link.again(), "PRAGMA quick_check(1)", &[]).await.map_err(prepare)?;
     let finding = sound.first().map(|row| row.get::<String>("quick_check")).transpose().map_err(prepare)?;
     if finding.as_deref() != Some("ok") {
-        return Err(damaged(finding.unwrap_or_default()));
+        let finding = finding.unwrap_or_default();
+        return Err(OpenError::Damaged { path: path.to_path_buf(), finding });
     }
-    link.run(&format!("PRAGMA application_id = {APPLICATION_ID}")).await.map_err(prepare)?;
+    let lost = |found: Witness, before: Witness| OpenError::Lost {
+        path: path.to_path_buf(),
+        incarnation: found.incarnation,
+        found: found.commits,
+        expected: format!("commit {} of incarnation {}", before.commits, before.incarnation),
+        witness: path_for(path),
+    };
+    if let (0, Some(before)) = (tables, witnessed) {
+        // An empty file where a store was: its log is gone, or it was deleted, or its disk is not mounted.
+        return Err(lost(Witness { incarnation: 0, commits: 0 }, before));
+    }
+    if id != APPLICATION_ID {
+        link.run(&format!("PRAGMA application_id = {APPLICATION_ID}")).await.map_err(prepare)?;
+    }
     lay_foundation(&mut link).await.map_err(prepare)?;
     let incarnation = incarnation(&mut link).await.map_err(prepare)?;
-    let commits: u64 = one(&mut link, "SELECT value FROM store_meta WHERE key = 'commits'", "value")
-        .await
-        .map_err(prepare)?;
-    let found = Witness { incarnation, commits };
+    let commits = one(&mut link, "SELECT value FROM store_meta WHERE key = 'commits'", "value");
+    let found = Witness { incarnation, commits: commits.await.map_err(prepare)? };
     match witnessed {
-        Some(before) if has_lost(found, before) => Err(OpenError::Lost {
-            path: path.to_path_buf(),
-            incarnation,
-            found: commits,
-            expected: format!("commit {} of incarnation {}", before.commits, before.incarnation),
-            witness: path_for(path),
-        }),
-        _ => Ok((file, found)),
+        Some(before) if has_lost(found, before) => Err(lost(found, before)),
+        _ => Ok(found),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The store and its transactions.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use model::Timestamp;
@@ -76,8 +76,20 @@ pub struct Figures {
 pub struct Tx {
     link: Link,
     failed: bool,
-    conflict: bool,
+    /// Whether another transaction came first.
+    conflict: Arc<AtomicBool>,
     incarnation: u64,
+}
+
+/// What [`Tx::commit`] hands out: nobody can forget to commit and still have an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed<T>(T);
+
+impl<T> Committed<T> {
+    /// The answer.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
 }
 
 enum Link {
@@ -93,54 +105,69 @@ enum Link {
 }
 
 impl Store {
-    /// Runs `job` in a transaction and commits it. On PostgreSQL it is run again when another transaction came first, so it
-    /// must have no effect outside. With SQLite everybody else waits meanwhile: do nothing slow in it.
+    /// Runs `job` in a transaction, which it ends with [`Tx::commit`]. On PostgreSQL it is run again when another transaction
+    /// came first, so it must have no effect outside. With SQLite everybody else waits meanwhile: do nothing slow in it.
+    ///
+    /// ```ignore
+    /// let (sql, name) = ("UPDATE coord_jobs SET runs = runs + 1 WHERE id = ?", &name);
+    /// let changed = store
+    ///     .write(|mut tx| async move {
+    ///         let changed = tx.execute(sql, args![name]).await?;
+    ///         tx.commit(changed).await
+    ///     })
+    ///     .await?;
+    /// ```
     ///
     /// # Errors
     /// What `job` answers, or why the transaction did not happen ([`StoreError`]).
-    pub async fn write<T, E: From<StoreError>>(
-        &self,
-        mut job: impl AsyncFnMut(&mut Tx) -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub async fn write<T, E, F>(&self, mut job: impl FnMut(Tx) -> F) -> Result<T, E>
+    where
+        E: From<StoreError>,
+        F: Future<Output = Result<Committed<T>, E>>,
+    {
         let limit = self.0.params.transaction_max.get();
         let started = Instant::now();
+        let figures = &self.0.figures;
         let mut conflicts = 0;
         loop {
+            let conflict = Arc::new(AtomicBool::new(false));
             let attempt = async {
-                let mut tx = self.begin().await?;
-                match job(&mut tx).await {
-                    Ok(answer) => match tx.commit().await {
-                        Ok(()) => Ok(Ok(answer)),
-                        Err(problem) if problem.is_conflict() => Err(E::from(problem)),
-                        Err(problem) => Ok(Err(E::from(problem))),
-                    },
-                    Err(problem) if tx.conflict => Err(problem),
-                    Err(problem) => Ok(Err(problem)),
-                }
+                let tx = self.begin_noting(Arc::clone(&conflict)).await?;
+                job(tx).await
             };
-            let timed_out = || Ok(Err(StoreError::TimedOut { limit }.into()));
+            let timed_out = || Err(StoreError::TimedOut { limit }.into());
             match tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| timed_out()) {
-                Ok(Ok(answer)) => {
-                    self.0.figures.committed.fetch_add(1, Relaxed);
+                Ok(Committed(answer)) => {
+                    figures.committed.fetch_add(1, Relaxed);
                     let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                    self.0.figures.commit_nanos.fetch_add(nanos, Relaxed);
+                    figures.commit_nanos.fetch_add(nanos, Relaxed);
                     return Ok(answer);
                 }
-                Ok(Err(problem)) => {
-                    self.0.figures.failed.fetch_add(1, Relaxed);
-                    return Err(problem);
-                }
-                Err(problem) if conflicts == CONFLICTS_MAX || started.elapsed() >= limit => {
-                    self.0.figures.failed.fetch_add(1, Relaxed);
-                    return Err(problem);
-                }
-                Err(_) => {
+                Err(_)
+                    if conflict.load(Relaxed) && conflicts < CONFLICTS_MAX && started.elapsed() < limit =>
+                {
                     conflicts += 1;
-                    self.0.figures.conflicts.fetch_add(1, Relaxed);
+                    figures.conflicts.fetch_add(1, Relaxed);
                     tokio::time::sleep(pause(conflicts)).await;
+                }
+                Err(problem) => {
+                    figures.failed.fetch_add(1, Relaxed);
+                    return Err(problem);
                 }
             }
         }
+    }
+
+    /// Runs one statement in a transaction of its own; answers how many rows it changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn execute(&self, sql: &str, args: &[Value]) -> Result<u64, StoreError> {
+        let job = |mut tx: Tx| async move {
+            let changed = tx.execute(sql, args).await?;
+            tx.commit(changed).await
+        };
+        self.write(job).await
     }
 
     /// Begins a transaction that may write. Prefer [`Store::write`], which bounds its time and runs it again after a conflict.
@@ -148,6 +175,10 @@ impl Store {
     /// # Errors
     /// When the store is open for reading, busy, out of reach or replaced by a restored one.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
+        self.begin_noting(Arc::default()).await
+    }
+
+    async fn begin_noting(&self, conflict: Arc<AtomicBool>) -> Result<Tx, StoreError> {
         let waited = self.0.params.wait_max.get();
         let link = match &self.0.backend {
             Backend::Sqlite { turns: None, .. } | Backend::Postgres { read_only: true, .. } => {
@@ -169,7 +200,7 @@ impl Store {
                 Link::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await?)
             }
         };
-        let mut tx = Tx { link, failed: false, conflict: false, incarnation: self.0.incarnation };
+        let mut tx = Tx { link, failed: false, conflict, incarnation: self.0.incarnation };
         if matches!(tx.link, Link::Postgres(_)) {
             tx.refuse_another_incarnation().await?;
         }
@@ -187,7 +218,7 @@ impl Store {
                 Link::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
         };
-        Ok(Tx { link, failed: false, conflict: false, incarnation: self.0.incarnation })
+        Ok(Tx { link, failed: false, conflict: Arc::default(), incarnation: self.0.incarnation })
     }
 
     /// Runs one query on what is committed; answers all its rows, so bound them.
@@ -306,33 +337,43 @@ impl Tx {
         self.noting(result)
     }
 
-    /// Makes it last. Answers when it does: with SQLite when the group that it shares a sync with is on the disk.
+    /// Makes it last, then hands `answer` out. Answers when it lasts: with SQLite when the group that it shares a sync with is on
+    /// the disk.
     ///
     /// # Errors
     /// When nothing of it remains ([`StoreError::Unknown`]: perhaps).
-    pub async fn commit(mut self) -> Result<(), StoreError> {
+    pub async fn commit<T>(mut self, answer: T) -> Result<Committed<T>, StoreError> {
         if self.failed {
             return Err(StoreError::Failed);
         }
         match &mut self.link {
             Link::Turn { writer, .. } => {
-                let answer = writer.release().await?;
+                let done = writer.release().await?;
                 // Passes the connection on.
                 drop(self);
-                answer.await.unwrap_or_else(|_| {
-                    Err(StoreError::NotCommitted { why: "the store was closed".to_owned() })
-                })
+                let closed = || Err(StoreError::NotCommitted { why: "the store was closed".to_owned() });
+                done.await.unwrap_or_else(|_| closed())?;
             }
-            link => match std::mem::replace(link, Link::Done) {
-                Link::Sqlite(tx) => Ok(tx.commit().await?),
-                Link::Postgres(tx) => tx.commit().await.map_err(|problem| match problem {
+            link => {
+                let ended = match std::mem::replace(link, Link::Done) {
+                    Link::Sqlite(tx) => tx.commit().await,
+                    Link::Postgres(tx) => tx.commit().await,
+                    _ => return Err(StoreError::Failed),
+                };
+                let ended = ended.map_err(|problem| match problem {
                     // The server said no.
                     sqlx::Error::Database(_) => problem.into(),
                     other => StoreError::Unknown { source: Box::new(other) },
-                }),
-                _ => Err(StoreError::Failed),
-            },
+                });
+                self.noting(ended)?;
+            }
         }
+        Ok(Committed(answer))
+    }
+
+    /// Undoes it on purpose, then hands `answer` out: for a job that finds that there is nothing to do.
+    pub fn abandon<T>(self, answer: T) -> Committed<T> {
+        Committed(answer)
     }
 
     /// Which life of the records it writes to.
@@ -351,7 +392,7 @@ impl Tx {
         self.failed = true;
     }
 
-    fn connection(&mut self) -> Result<Connection<'_>, StoreError> {
+    pub(crate) fn connection(&mut self) -> Result<Connection<'_>, StoreError> {
         if self.failed {
             return Err(StoreError::Failed);
         }
@@ -366,7 +407,7 @@ impl Tx {
     fn noting<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(problem) = &result {
             self.failed = true;
-            self.conflict |= problem.is_conflict();
+            self.conflict.fetch_or(problem.is_conflict(), Relaxed);
         }
         result
     }

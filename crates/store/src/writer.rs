@@ -27,7 +27,8 @@ pub(crate) struct Writer {
     /// Whoever began the group left before knowing that it had begun.
     unsure: bool,
     witness: Witness,
-    owner: Owner,
+    /// Held until the file is closed.
+    owner: Option<Owner>,
     identity: (u64, u64),
     /// Why nothing is written any more.
     refused: Option<String>,
@@ -55,16 +56,18 @@ impl Turns {
             dirty: false,
             unsure: false,
             witness,
-            owner,
+            owner: Some(owner),
             identity,
             refused: None,
         };
         let turns = Self { writer: Arc::new(Mutex::new(writer)), work: Arc::new(Notify::new()) };
-        let (writer, work) = (Arc::clone(&turns.writer), Arc::clone(&turns.work));
+        // Weakly, so that a store that nobody holds any more gives its file up.
+        let (writer, work) = (Arc::downgrade(&turns.writer), Arc::clone(&turns.work));
         let task = tokio::spawn(async move {
             loop {
                 work.notified().await;
                 // The queue is fair: everybody who waits already goes first and joins the group.
+                let Some(writer) = writer.upgrade() else { return };
                 writer.lock().await.commit_group().await;
             }
         });
@@ -164,13 +167,8 @@ impl Writer {
     }
 
     async fn commit(&mut self) -> Result<(), StoreError> {
-        let replaced = match self.owner.identity() {
-            Ok(found) => found != self.identity,
-            Err(problem) => problem.kind() == io::ErrorKind::NotFound,
-        };
-        if replaced {
-            let how = format!("`{}` is another file now", self.owner.store().display());
-            error!(store = %self.owner.store().display(), "the store's file was removed or replaced; nothing more is written");
+        if let Some(how) = self.replaced() {
+            error!(how, "the store's file is not the one that was opened; nothing more is written");
             self.refused = Some(how.clone());
             return Err(StoreError::Replaced { how });
         }
@@ -178,18 +176,33 @@ impl Writer {
         self.run("COMMIT").await?;
         self.witness.commits += 1;
         // The records are safe; only the check for cut logs is a commit behind, which raises no alarm.
-        if let Err(problem) = self.owner.note(self.witness) {
+        if let Some(Err(problem)) = self.owner.as_ref().map(|owner| owner.note(self.witness)) {
             tracing::warn!(%problem, "cannot note what was committed");
         }
         Ok(())
     }
 
+    /// Whether the file's name leads to another file now, or to none.
+    fn replaced(&self) -> Option<String> {
+        let owner = self.owner.as_ref()?;
+        let now = match owner.identity() {
+            Ok(found) if found == self.identity => return None,
+            Ok(_) => "is another file now",
+            Err(problem) if problem.kind() == io::ErrorKind::NotFound => "is gone",
+            // Not to be told: the engine will say if it matters.
+            Err(_) => return None,
+        };
+        Some(format!("`{}` {now}", owner.store().display()))
+    }
+
     /// Commits what is open and closes the file, so that its log is folded into it.
     pub(crate) async fn close(&mut self) -> Result<(), StoreError> {
         self.commit_group().await;
-        match self.connection.take() {
-            Some(connection) => Ok(connection.close().await?),
+        let closed = match self.connection.take() {
+            Some(connection) => connection.close().await,
             None => Ok(()),
-        }
+        };
+        self.owner = None;
+        Ok(closed?)
     }
 }

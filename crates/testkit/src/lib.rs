@@ -1,8 +1,9 @@
 //! What tests and benchmarks share. Never part of a release.
 //!
 //! * [`upstream`] — a programmable HTTP/1.1 back end; [`client`] — a client that sends bytes as they are.
-//! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
 //! * [`etcd`] — real clusters; [`relay`] — a network that can be cut.
+//! * [`process`] — the `seawall` binary and nginx as child processes, with their logs; [`postgres`] — a
+//!   PostgreSQL of one's own.
 //! * [`load`] — epoll load generators; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
 //!   which a benchmark needs as its floor; [`station`] — a back end whose capacity is known.
 //! * [`wait`] — waiting on a state instead of sleeping; [`temp`] — directories that vanish; [`alloc`] — an
@@ -18,6 +19,7 @@ pub mod etcd;
 pub mod forwarder;
 pub mod http;
 pub mod load;
+pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod station;
@@ -28,6 +30,7 @@ pub mod wait;
 
 pub use client::{Client, get, request};
 pub use etcd::Etcd;
+pub use postgres::Postgres;
 pub use process::{Nginx, Redis, Seawall};
 pub use relay::Relay;
 pub use temp::TempDir;

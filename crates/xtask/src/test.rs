@@ -10,11 +10,12 @@ use crate::run::{cargo, command, read, root, show, succeeds};
 use crate::tidy;
 
 /// Programs that whole-binary tests start, and the Debian packages that hold them.
-const NEEDED: [(&str, &str); 4] = [
+const NEEDED: [(&str, &str); 5] = [
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
+    ("createdb", "postgresql"),
 ];
 
 /// Descriptors that the tests with tens of thousands of idle connections want, on both of their ends.

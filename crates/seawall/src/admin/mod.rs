@@ -29,7 +29,7 @@ const LAME_DUCK: HeaderName = HeaderName::from_static("seawall-lame-duck");
 
 /// Every metric of the process: the gateway's, then what is around it.
 pub(crate) fn all_metrics() -> impl Iterator<Item = &'static gateway::metrics::Metric> {
-    gateway::metrics::METRICS.iter().chain(metrics::METRICS)
+    gateway::metrics::METRICS.iter().chain(metrics::METRICS).chain(crate::store::metrics::METRICS)
 }
 
 /// Serves the pages until it is cancelled.
@@ -74,6 +74,9 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
     let mut out = Exporter::new(format == metrics::Format::OpenMetrics);
     shared.export(&mut out);
     metrics::export(&mut out, shared.config_figures());
+    if let Some(keeper) = shared.keeper() {
+        crate::store::metrics::export(&mut out, keeper);
+    }
     typed(format.content_type(), out.finish())
 }
 

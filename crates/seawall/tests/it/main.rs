@@ -19,6 +19,7 @@ mod quotas;
 mod rough;
 mod routes;
 mod sim;
+mod store;
 mod strict;
 mod up;
 

@@ -13,6 +13,7 @@ mod routes;
 mod shape;
 mod soak;
 mod stats;
+mod store;
 mod syscalls;
 
 use std::net::{SocketAddr, TcpListener};
@@ -36,6 +37,7 @@ cargo xtask bench NAME [OPTIONS]
   gateway-routes        what 10 000 routes and 1 000 services cost
   overload              what comes through at up to ten times the capacity [--quick] [--peers …] [--help]
   coord                 leases a second and lateness of watches, on SQLite and etcd [--seconds 3] [--rounds 5]
+  store                 committed writes per second, and what a back-up of 1 GiB does to them [--mib N] [--seconds N]
   policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
@@ -57,6 +59,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         "overload" => overload::run(args),
         "coord" => coord::run(args),
         "policy" => policy::run(args),
+        "store" => store::run(args),
         _ => Err(USAGE.to_owned()),
     }
 }
