@@ -55,11 +55,15 @@ impl DnsParams {
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
         if !self.address.ip().is_loopback() {
-            let problem = "must be a loopback address: a name server that strangers reach is a tool for their attacks";
+            let problem =
+                "must be a loopback address: a name server that strangers reach is a tool for their attacks";
             wrong.push(("address", problem.to_owned()));
         }
         if Zone::new(self).is_none() {
-            wrong.push(("domain", format!("`{}` is no domain: write labels such as seawall or svc.internal", self.domain)));
+            wrong.push((
+                "domain",
+                format!("`{}` is no domain: write labels such as seawall or svc.internal", self.domain),
+            ));
         }
         let ttl = self.ttl.get();
         if ttl.as_secs() == 0 || ttl.subsec_nanos() != 0 || ttl.as_secs() > 3600 {

@@ -101,7 +101,8 @@ struct Shared {
 
 impl Shared {
     fn answer(&self, question: &[u8], over: Over, rng: &mut fastrand::Rng) -> Option<Vec<u8>> {
-        let look_up = |service: &str| match self.directory.roster(service).and_then(|roster| roster.instances) {
+        let look_up = |service: &str| match self.directory.roster(service).and_then(|roster| roster.instances)
+        {
             Some(instances) if !instances.is_empty() => Known::Instances(instances),
             Some(_) => Known::Nobody,
             None if self.directory.has_heard() => Known::Nobody,

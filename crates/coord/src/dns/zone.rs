@@ -174,7 +174,13 @@ impl Zone {
     }
 
     /// The instances' addresses, each once.
-    fn addresses(&self, reply: &mut Message, name: &Name, chosen: &[&Registered], wanted: impl Fn(IpAddr) -> bool) {
+    fn addresses(
+        &self,
+        reply: &mut Message,
+        name: &Name,
+        chosen: &[&Registered],
+        wanted: impl Fn(IpAddr) -> bool,
+    ) {
         let mut told = std::collections::HashSet::new();
         for ip in chosen.iter().map(|one| one.address.ip()).filter(|ip| wanted(*ip)) {
             if told.insert(ip) {
@@ -200,8 +206,11 @@ impl Zone {
 
     fn subject(&self, name: &Name) -> Subject {
         let below = usize::from(name.num_labels()).saturating_sub(self.domain.num_labels().into());
-        let labels: Vec<String> =
-            name.iter().take(below).map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
+        let labels: Vec<String> = name
+            .iter()
+            .take(below)
+            .map(|label| String::from_utf8_lossy(label).to_ascii_lowercase())
+            .collect();
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let service = |label: &str| crate::registry::check_service(label).is_ok().then(|| label.to_owned());
         match labels.as_slice() {
@@ -382,8 +391,12 @@ mod tests {
     }
 
     fn ips(reply: &Message) -> Vec<String> {
-        let mut ips: Vec<_> =
-            reply.answers.iter().filter_map(|record| record.data.ip_addr()).map(|ip| ip.to_string()).collect();
+        let mut ips: Vec<_> = reply
+            .answers
+            .iter()
+            .filter_map(|record| record.data.ip_addr())
+            .map(|ip| ip.to_string())
+            .collect();
         ips.sort();
         ips
     }
@@ -403,7 +416,8 @@ mod tests {
             assert_eq!((reply.answers.len(), reply.additionals.len()), (4, 3), "{name}");
             for record in &reply.answers {
                 let RData::SRV(srv) = &record.data else { panic!("{record}") };
-                let beside = reply.additionals.iter().find(|one| one.name == srv.target).expect("its address");
+                let beside =
+                    reply.additionals.iter().find(|one| one.name == srv.target).expect("its address");
                 let ip = beside.data.ip_addr().unwrap();
                 let kind = record_type(ip);
                 assert_eq!(ips(&ask(&srv.target.to_ascii(), kind)), [ip.to_string()]);
@@ -416,10 +430,13 @@ mod tests {
         let codes = |name: &str, kind| {
             let reply = ask(name, kind);
             assert!(reply.answers.is_empty());
-            let soa = reply.authorities.iter().filter(|record| record.record_type() == RecordType::SOA).count();
+            let soa =
+                reply.authorities.iter().filter(|record| record.record_type() == RecordType::SOA).count();
             (reply.metadata.response_code, soa)
         };
-        for name in ["shop.seawall.", "_shop._tcp.seawall.", "a.cart.seawall.", "xx.addr.seawall.", "_cart.seawall."] {
+        for name in
+            ["shop.seawall.", "_shop._tcp.seawall.", "a.cart.seawall.", "xx.addr.seawall.", "_cart.seawall."]
+        {
             assert_eq!(codes(name, RecordType::A), (ResponseCode::NXDomain, 1), "{name}");
         }
         for (name, kind) in [
@@ -494,7 +511,8 @@ mod tests {
         let mut edns = Edns::new();
         edns.set_version(1);
         newer.set_edns(edns);
-        assert_eq!(code(&newer), ResponseCode::BADVERS);
+        // BADVERS and BADSIG are the same number.
+        assert_eq!(u16::from(code(&newer)), 16);
         let mut status = asked.clone();
         status.metadata.op_code = OpCode::Status;
         assert_eq!(code(&status), ResponseCode::NotImp);
@@ -503,12 +521,17 @@ mod tests {
         assert_eq!(code(&chaos), ResponseCode::Refused);
         let mut twice = asked.clone();
         twice.add_query(asked.queries[0].clone());
-        let bytes = zone().answer(&twice.to_vec().unwrap(), Over::Udp, |_| Known::Nobody, &mut fastrand::Rng::new());
+        let bytes =
+            zone().answer(&twice.to_vec().unwrap(), Over::Udp, |_| Known::Nobody, &mut fastrand::Rng::new());
         assert_eq!(Message::from_vec(&bytes.unwrap()).unwrap().metadata.response_code, ResponseCode::FormErr);
         let mut response = asked;
         response.metadata.message_type = MessageType::Response;
-        let silence =
-            zone().answer(&response.to_vec().unwrap(), Over::Udp, |_| Known::Nobody, &mut fastrand::Rng::new());
+        let silence = zone().answer(
+            &response.to_vec().unwrap(),
+            Over::Udp,
+            |_| Known::Nobody,
+            &mut fastrand::Rng::new(),
+        );
         assert_eq!(silence, None, "two servers never talk to one another");
     }
 
@@ -517,7 +540,11 @@ mod tests {
         let made = |domain: &str| Zone::new(&DnsParams { domain: domain.to_owned(), ..DnsParams::default() });
         assert!(["seawall", "Svc.Internal", "a.b.c."].iter().all(|domain| made(domain).is_some()));
         assert!(["", ".", "a..b", "a b", "ä", &"a.".repeat(80)].iter().all(|domain| made(domain).is_none()));
-        let public = DnsParams { address: "0.0.0.0:53".parse().unwrap(), ttl: Span::default(), ..DnsParams::default() };
+        let public = DnsParams {
+            address: "0.0.0.0:53".parse().unwrap(),
+            ttl: Span::default(),
+            ..DnsParams::default()
+        };
         let keys: Vec<_> = public.check().into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, ["address", "ttl"]);
     }
@@ -544,7 +571,8 @@ mod tests {
             for over in [Over::Udp, Over::Tcp] {
                 let look_up = |_: &str| Known::Instances(Arc::clone(&instances));
                 if let Some(reply) = zone().answer(&bytes, over, look_up, &mut fastrand::Rng::with_seed(1)) {
-                    prop_assert!(reply.len() <= if over == Over::Udp { 1232 } else { 65_535 });
+                    let most = if over == Over::Udp { 1232 } else { 65_535 };
+                    prop_assert!(reply.len() <= most, "{}", reply.len());
                     prop_assert_eq!(&reply[..2], &bytes[..2]);
                     prop_assert!(reply[2] & 0x80 != 0 && bytes[2] & 0x80 == 0);
                 }

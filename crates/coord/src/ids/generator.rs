@@ -73,6 +73,12 @@ impl Generator {
         self.until.load(Acquire)
     }
 
+    /// The millisecond of id time that the next id has at the earliest.
+    #[must_use]
+    pub fn next_ms(&self) -> u64 {
+        self.next.load(Relaxed) / self.per_ms()
+    }
+
     /// The lease reaches to `until_ms` now; it never shrinks.
     pub fn extend(&self, until_ms: u64) {
         self.until.fetch_max(until_ms.min(END_MS), Release);

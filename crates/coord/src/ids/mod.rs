@@ -8,7 +8,7 @@
 //!
 //! The top bit is 0, so that signed columns and languages without unsigned numbers sort them the same way. 41 bits of
 //! milliseconds last until 2095. A worker number gives 4 096 ids a millisecond, 4.1 M/s; a process that needs more
-//! [leases](lease) several of the 1 024 numbers, by default four (16.4 M/s).
+//! leases several of the 1 024 numbers, by default four (16.4 M/s).
 //!
 //! **Uniqueness rests on no clock.** What is leased is a pair of worker number and *span of id time*: the engine holds, for
 //! each number, the millisecond up to which ids with that number may have been given out, and moves it forward only by
@@ -17,8 +17,10 @@
 //! nor a number that changes hands can produce an id twice. Clocks only decide how well ids of different machines sort.
 
 mod generator;
+mod keeper;
 
 pub use generator::{Batch, Generator, Refused};
+pub use keeper::{Figures, IdParams, Ids, IdsError};
 
 use std::fmt;
 

@@ -191,7 +191,10 @@ impl Directory {
     #[must_use]
     pub fn trouble(&self) -> Option<Arc<str>> {
         let state = self.state();
-        state.stale.clone().or_else(|| (!state.heard).then(|| "nothing was heard from the registry yet".into()))
+        state
+            .stale
+            .clone()
+            .or_else(|| (!state.heard).then(|| "nothing was heard from the registry yet".into()))
     }
 
     /// Counts up with every change of anything.

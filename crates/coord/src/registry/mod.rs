@@ -112,7 +112,8 @@ impl Record {
     /// # Errors
     /// The first thing that does not.
     pub fn check(&self) -> Result<(), Invalid> {
-        if self.address.port() == 0 || self.address.ip().is_unspecified() || self.address.ip().is_multicast() {
+        if self.address.port() == 0 || self.address.ip().is_unspecified() || self.address.ip().is_multicast()
+        {
             return Err(Invalid::Address(self.address));
         }
         if self.weight > WEIGHT_MAX {
@@ -120,7 +121,8 @@ impl Record {
         }
         for (what, text) in [("zone", &self.zone), ("version", &self.version)] {
             let fits = |text: &String| {
-                (1..=TEXT_MAX).contains(&text.len()) && text.chars().all(|c| !c.is_whitespace() && !c.is_control())
+                (1..=TEXT_MAX).contains(&text.len())
+                    && text.chars().all(|c| !c.is_whitespace() && !c.is_control())
             };
             if !text.as_ref().is_none_or(fits) {
                 return Err(Invalid::Text(what));

@@ -172,13 +172,11 @@ impl Keeper {
             }
             return Ok(());
         };
-        let session = match &self.session {
+        let session = match self.session.take() {
             Some(session) => session,
-            none => {
-                let session = self.coord.session(self.ttl).await?;
-                self.session.insert(session)
-            }
+            None => self.coord.session(self.ttl).await?,
         };
+        let session = self.session.insert(session);
         let value = serde_json::to_string(record).expect("a record is plain text");
         session.put(&self.key, &value, None).await.map(drop)
     }

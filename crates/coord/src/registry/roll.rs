@@ -35,7 +35,10 @@ impl HoldParams {
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
         if self.window.is_zero() {
-            wrong.push(("window", "must be longer than 0: departures are never at the very same time".to_owned()));
+            wrong.push((
+                "window",
+                "must be longer than 0: departures are never at the very same time".to_owned(),
+            ));
         }
         if !self.release_after.is_zero() && self.release_after < self.window {
             wrong.push(("release_after", format!("must not be shorter than `window` ({})", self.window)));
@@ -163,11 +166,7 @@ impl Roll {
     /// The mass departure that is held back, if one is.
     #[must_use]
     pub fn held(&self) -> Option<Held> {
-        self.holding.map(|since| Held {
-            since,
-            vanished: self.vanished.len(),
-            present: self.present.len(),
-        })
+        self.holding.map(|since| Held { since, vanished: self.vanished.len(), present: self.present.len() })
     }
 
     /// Whether the instance called `name` is told of only because its departure is held.
@@ -184,7 +183,8 @@ impl Roll {
 
     fn put(&mut self, instance: Registered) {
         // Whoever has the address now stands for whoever had it: a process that came back under another name.
-        self.vanished.retain(|name, gone| *name != instance.name && gone.instance.address != instance.address);
+        self.vanished
+            .retain(|name, gone| *name != instance.name && gone.instance.address != instance.address);
         self.present.insert(instance.name.clone(), Arc::new(instance));
     }
 

@@ -1,0 +1,5 @@
+//! Coordination as its users see it.
+
+mod ids;
+mod local;
+mod registry;
