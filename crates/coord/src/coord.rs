@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::{Command, Entry, Guard, LEASES, Position, Reply, SessionId, Token};
+use crate::config::CoordParams;
 use crate::engine::embedded::Embedded;
+use crate::engine::etcd::Etcd;
 use crate::engine::{Engine, Failure};
 use crate::session::Session;
 use crate::watch::Watch;
@@ -41,6 +43,14 @@ impl Coord {
     #[must_use]
     pub fn in_memory() -> Self {
         Self::new(Arc::new(Embedded::in_memory()))
+    }
+
+    /// On the etcd cluster that `params` name. Connects when first asked.
+    ///
+    /// # Errors
+    /// What is wrong with a member's address.
+    pub fn etcd(params: &CoordParams) -> Result<Self, String> {
+        Ok(Self::new(Arc::new(Etcd::new(params)?)))
     }
 
     /// The engine itself.

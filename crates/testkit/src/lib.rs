@@ -2,6 +2,7 @@
 //!
 //! * [`upstream`] — a programmable HTTP/1.1 back end; [`client`] — a client that sends bytes as they are.
 //! * [`process`] — the `seawall` binary and nginx as child processes, with their logs.
+//! * [`etcd`] — real clusters; [`relay`] — a network that can be cut.
 //! * [`load`] — epoll load generators; [`backend`] and [`forwarder`] — the cheapest possible back end and proxy,
 //!   which a benchmark needs as its floor; [`station`] — a back end whose capacity is known.
 //! * [`wait`] — waiting on a state instead of sleeping; [`temp`] — directories that vanish; [`alloc`] — an
@@ -13,10 +14,12 @@
 pub mod alloc;
 pub mod backend;
 pub mod client;
+pub mod etcd;
 pub mod forwarder;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod relay;
 pub mod station;
 pub mod sys;
 pub mod temp;
@@ -24,7 +27,9 @@ pub mod upstream;
 pub mod wait;
 
 pub use client::{Client, get, request};
+pub use etcd::Etcd;
 pub use process::{Nginx, Redis, Seawall};
+pub use relay::Relay;
 pub use temp::TempDir;
 pub use upstream::{Gate, Reply, Upstream};
 pub use wait::{free_port, wait_until};

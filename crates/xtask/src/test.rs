@@ -10,7 +10,12 @@ use crate::run::{cargo, command, read, root, show, succeeds};
 use crate::tidy;
 
 /// Programs that whole-binary tests start, and the Debian packages that hold them.
-const NEEDED: [(&str, &str); 2] = [("nginx", "nginx-light"), ("redis-server", "redis-server")];
+const NEEDED: [(&str, &str); 4] = [
+    ("nginx", "nginx-light"),
+    ("redis-server", "redis-server"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
+];
 
 /// Descriptors that the tests with tens of thousands of idle connections want, on both of their ends.
 const OPEN_FILES: u64 = 200_000;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::command::{Command, Event, Position, Refusal, Reply};
 
 pub mod embedded;
+pub mod etcd;
 
 /// An engine's answer, which takes its time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;

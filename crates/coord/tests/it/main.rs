@@ -1,5 +1,6 @@
 //! Coordination as its users see it.
 
+mod etcd;
 mod ids;
 mod local;
 mod registry;
