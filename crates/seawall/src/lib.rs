@@ -13,6 +13,7 @@ mod http;
 mod logs;
 mod parent;
 pub mod reference;
+pub mod registry;
 pub mod sim;
 pub mod status;
 mod watch;

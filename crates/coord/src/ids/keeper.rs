@@ -23,19 +23,17 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long the end waits for the engine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Ids: whether this process gives them out.
+/// Ids: with how many worker numbers this process gives them out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IdParams {
-    /// Whether worker numbers are leased and ids given out.
-    pub enabled: bool,
     /// Worker numbers that this process leases, of the 1024 that the fleet has; each gives 4.1 million ids a second.
     pub numbers: u16,
 }
 
 impl Default for IdParams {
     fn default() -> Self {
-        Self { enabled: true, numbers: 4 }
+        Self { numbers: 4 }
     }
 }
 

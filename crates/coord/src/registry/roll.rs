@@ -366,7 +366,7 @@ mod tests {
             let mut lost: BTreeMap<String, Instant> = BTreeMap::new();
             for step in steps {
                 let lose = |present: &mut BTreeMap<String, bool>, lost: &mut BTreeMap<String, Instant>, name: &str| {
-                    if let Some(lame) = present.remove(name) && !(lame && !present.is_empty()) {
+                    if let Some(lame) = present.remove(name) && (!lame || present.is_empty()) {
                         lost.insert(name.to_owned(), now);
                     }
                 };
@@ -386,7 +386,7 @@ mod tests {
                     Step::All(numbers) => {
                         let all: BTreeMap<_, _> = numbers.iter().map(|n| (instance(*n).name, instance(*n))).collect();
                         let gone: Vec<_> = present.keys().filter(|name| !all.contains_key(*name)).cloned().collect();
-                        for (name, _) in &all {
+                        for name in all.keys() {
                             lost.remove(name);
                             present.insert(name.clone(), false);
                         }
