@@ -3,6 +3,8 @@
 //! * [`Coord`] is the way in: one handle, whatever the engine. [`Session`] lives as long as its holder renews it; a
 //!   [`Lease`] is held by at most one session at a time and carries a fencing [`Token`]; [`Leadership`] is a lease that a
 //!   failed renewal ends at once; a [`Watch`] tells every change of the keys with a prefix.
+//! * [`registry`] tells who is there under which name, [`dns`] tells it to those who know nothing but DNS, and [`ids`] are unique
+//!   across the fleet. They stand on the above and on nothing else.
 //! * [`table`] and [`belief`] are the decisions: what the engine grants and what the holder may believe. Plain values.
 //! * [`http`] offers the engine of one process to the others of its machine.
 //! * [`consensus`] looks at the etcd cluster beneath.
@@ -19,9 +21,12 @@ mod command;
 pub mod config;
 pub mod consensus;
 mod coord;
+pub mod dns;
 pub mod engine;
 pub mod http;
+pub mod ids;
 mod lease;
+pub mod registry;
 mod session;
 pub mod table;
 mod watch;

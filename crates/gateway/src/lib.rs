@@ -25,6 +25,7 @@ pub mod signals;
 mod snapshot;
 
 pub use answer::Reason;
+pub use discover::Registry;
 pub use fuse::FuseStatus;
 pub use run::{
     BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,

@@ -12,10 +12,12 @@ use gateway::{Gateway, ReloadSummary};
 use model::{Change, Timestamp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cli::{AdminFlag, Failure, Up, say};
 use crate::config::{self, Config, Loaded};
+use crate::registry::Fleet;
 use crate::status::{self, Status};
 use crate::store::Keeper;
 use crate::watch::Watch;
@@ -30,6 +32,7 @@ pub struct App {
 /// What the admin pages, the watcher and the signal handler share.
 pub struct Shared {
     gateway: Gateway,
+    fleet: Arc<Fleet>,
     source: Source,
     state: Mutex<State>,
     /// The records, when the configuration names a store.
@@ -116,11 +119,13 @@ impl App {
         let in_force = source.load().map_err(Failure::Input)?;
         let config = in_force.config();
         let admin = if config.admin.enabled { Some(bind_admin(config.admin.address)?) } else { None };
-        let gateway =
-            Gateway::build(config.gateway()).map_err(|problem| Failure::Input(problem.to_string()))?;
+        let fleet = Arc::new(Fleet::build(config)?);
+        let gateway = Gateway::build_with(config.gateway(), fleet.registry())
+            .map_err(|problem| Failure::Input(problem.to_string()))?;
         let state = State { in_force, version: 1, since: Clock::wall(), refused: 0, refusal: None };
+        let keeper = OnceLock::new();
         Ok(Self {
-            shared: Arc::new(Shared { gateway, source, state: Mutex::new(state), keeper: OnceLock::new() }),
+            shared: Arc::new(Shared { gateway, fleet, source, state: Mutex::new(state), keeper }),
             admin,
         })
     }
@@ -130,15 +135,20 @@ impl App {
     /// # Errors
     /// Why it cannot be opened, for people.
     async fn open_store(&self) -> Result<(), Failure> {
-        let Some(params) = self.shared.state().in_force.config().store.clone() else { return Ok(()) };
+        let config = self.shared.state().in_force.config().clone();
+        if config.store.is_none() && !config.keeps_leases() {
+            return self.shared.fleet.open(None).await;
+        }
+        let params = config.records();
         let keeper = Keeper::open(&params).await.map_err(|problem| Failure::Input(problem.to_string()))?;
         let what = format!("started with {}", self.shared.source.name());
         keeper.record(&change("seawall up", what, "stop it")).await;
+        let store = keeper.store().clone();
         let _ = self.shared.keeper.set(keeper);
-        Ok(())
+        self.shared.fleet.open(Some(store)).await
     }
 
-    /// Where it listens, with real ports: listeners first, then the admin pages.
+    /// Where it listens, with real ports: listeners first, then the name server, then the admin pages.
     ///
     /// # Errors
     /// When the system does not tell the admin pages' port.
@@ -150,6 +160,9 @@ impl App {
             .iter()
             .map(|(_, address)| format!("listening on {address}"))
             .collect();
+        if let Some(address) = self.shared.fleet.dns_address() {
+            lines.push(format!("dns on {address}"));
+        }
         if let Some(admin) = &self.admin {
             lines.push(format!("admin on http://{}", admin.local_addr()?));
         }
@@ -168,6 +181,7 @@ impl App {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
         }
+        tasks.spawn(Arc::clone(&shared.fleet).run(CancellationToken::new()));
         let Signals { hangup, reopen, terminate, interrupt } = signals;
         tasks.spawn(obey_signals(terminate, interrupt, reopen, Arc::clone(&shared)));
         let loaded = shared.state().in_force.hash();
@@ -229,7 +243,7 @@ impl Shared {
         Ok((loaded, summary))
     }
 
-    /// The admin pages keep their address, because whoever reads them would lose them without a word.
+    /// What needs a restart. The admin pages keep their address, because whoever reads them would lose them without a word.
     fn refuse_what_needs_a_restart(&self, loaded: &Loaded) -> Result<(), String> {
         if self.state().in_force.config().store != loaded.config().store {
             return Err(format!(
@@ -238,6 +252,12 @@ impl Shared {
             ));
         }
         let (before, after) = (self.state().in_force.config().admin.clone(), &loaded.config().admin);
+        if let Some(what) = self.fleet.needs_restart(loaded.config()) {
+            return Err(format!(
+                "{}: {what} cannot change while running; put it back or restart Seawall",
+                self.source.name()
+            ));
+        }
         if before.enabled == after.enabled && before.address == after.address {
             return Ok(());
         }
@@ -252,6 +272,7 @@ impl Shared {
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = status::gather(&self.gateway.status(), Clock::wall());
+        status.consensus = self.fleet.consensus();
         let state = self.state();
         status.config = status::Config {
             source: self.source.name(),
@@ -262,6 +283,17 @@ impl Shared {
             refusal: state.refusal.clone(),
         };
         status
+    }
+
+    /// What this process keeps for its fleet.
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Whether only this machine reaches the admin pages.
+    #[must_use]
+    pub fn admin_is_local(&self) -> bool {
+        self.state().in_force.config().admin.address.ip().is_loopback()
     }
 
     /// Writes the gateway's metrics, without those of the process around it.

@@ -3,6 +3,8 @@
 mod etcd;
 mod faults;
 mod history;
+mod ids;
 mod local;
 mod props;
+mod registry;
 mod stored;

@@ -21,7 +21,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::Mode;
 
-/// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns` and `file` is given.
+/// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns`, `file`
+/// and `registry` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
@@ -31,6 +32,11 @@ pub struct Service {
     pub dns: Option<Dns>,
     /// Endpoints from a Prometheus `file_sd` file.
     pub file: Option<FileSd>,
+    /// The name of a registered service, whose instances are the endpoints.
+    pub registry: Option<String>,
+    /// The zone that this gateway stands in. Registered endpoints of the same zone get all requests while at least half of them
+    /// are available; otherwise endpoints of all zones share them.
+    pub zone: Option<String>,
     /// Which endpoint gets the next attempt.
     pub balance: Balance,
     /// Sends a client back to the endpoint it had.
@@ -79,6 +85,8 @@ impl Default for Service {
             endpoints: Vec::new(),
             dns: None,
             file: None,
+            registry: None,
+            zone: None,
             balance: Balance::default(),
             sticky: None,
             subset: SubsetParams::default(),

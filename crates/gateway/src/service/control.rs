@@ -13,7 +13,7 @@ use super::services::Environment;
 use super::state::{Due, Moment, State};
 use super::{Clock, Event, Notice, Service, ServiceStatus};
 use crate::config;
-use crate::discover::{Discovery, Source};
+use crate::discover::{Discovery, Registry, Source};
 use crate::health;
 
 /// Notices that wait for the control task; more are lost, and looked for at the next interval.
@@ -35,6 +35,7 @@ pub struct Control {
     source: Mutex<CancellationToken>,
     tasks: TaskTracker,
     runtime: Handle,
+    registry: Option<Registry>,
 }
 
 impl Control {
@@ -44,7 +45,7 @@ impl Control {
         let moment = Moment { now: env.clock.now(), at: env.clock.timestamp() };
         let params = Arc::new(params);
         let mut state = State::new(name.into(), Arc::clone(&params), env.process, env.clock, moment.now);
-        let source = Source::new(name, &params);
+        let source = Source::new(name, &params, env.registry.as_ref());
         state.on_source(source.what());
         state.on_discovery(source.subscribe().borrow().clone(), moment);
         let (sender, notices) = mpsc::channel(NOTICES);
@@ -58,6 +59,7 @@ impl Control {
             source: Mutex::default(),
             tasks: env.tasks.clone(),
             runtime: env.runtime.clone(),
+            registry: env.registry.clone(),
         });
         control.follow(source);
         env.tasks.spawn_on(Arc::clone(&control).run(notices), &env.runtime);
@@ -106,11 +108,14 @@ impl Control {
         if *old == *params {
             return;
         }
-        let moved = (&old.endpoints, &old.dns, &old.file) != (&params.endpoints, &params.dns, &params.file);
+        let where_from = |params: &config::Service| {
+            (params.endpoints.clone(), params.dns.clone(), params.file.clone(), params.registry.clone())
+        };
+        let moved = where_from(&old) != where_from(params);
         let source = moved.then(|| {
             // First, so that nothing that the old source says comes after the new one's beginning.
             self.source.lock().cancel();
-            Source::new(&self.service.name, params)
+            Source::new(&self.service.name, params, self.registry.as_ref())
         });
         self.act(|state, moment| {
             state.on_params(Arc::new(params.clone()), moment);

@@ -106,12 +106,13 @@ impl Target {
         }
         let loaded = config::load(&self.file).map_err(|errors| Failure::Input(errors.to_string()))?;
         let config = loaded.config();
-        if !config.coord.etcd.is_empty() {
-            return on_etcd(&config.coord);
+        let coord = config.coord.clone().unwrap_or_default();
+        if !coord.etcd.is_empty() {
+            return on_etcd(&coord);
         }
         let directory = self.file.parent().unwrap_or_else(|| std::path::Path::new(""));
         let socket = socket_beside(&config.records()).map_err(Failure::Input)?;
-        Ok(Coord::at_socket(&directory.join(socket), config.coord.timeout.get()))
+        Ok(Coord::at_socket(&directory.join(socket), coord.timeout.get()))
     }
 }
 
@@ -229,7 +230,10 @@ async fn hold(run: &Run) -> Result<(), Failure> {
             pass_on(status)
         }
         Outcome::Lost => {
-            eprintln!("error: lease `{}` was lost; the command was stopped before anybody else could have it", run.name);
+            eprintln!(
+                "error: lease `{}` was lost; the command was stopped before anybody else could have it",
+                run.name
+            );
             Err(Failure::Ended(LOST))
         }
     }
@@ -294,7 +298,8 @@ fn signal_all(group: Option<u32>, signal: Signal) {
 }
 
 fn pass_on(status: std::io::Result<ExitStatus>) -> Result<(), Failure> {
-    let status = status.map_err(|problem| Failure::Runtime(format!("cannot wait for the command: {problem}")))?;
+    let status =
+        status.map_err(|problem| Failure::Runtime(format!("cannot wait for the command: {problem}")))?;
     match status.code().or_else(|| status.signal().map(|signal| 128 + signal)) {
         Some(0) => Ok(()),
         code => Err(Failure::Ended(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),

@@ -9,4 +9,4 @@ pub(crate) use command::{backup, restore, run};
 pub(crate) use keeper::Keeper;
 
 /// Every room that keeps records.
-pub(crate) const ROOMS: &[store::Room] = &[];
+pub(crate) const ROOMS: &[store::Room] = &[coord::engine::ROOM];

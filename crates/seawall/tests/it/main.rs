@@ -16,6 +16,7 @@ mod limits;
 mod modes;
 mod protect;
 mod quotas;
+mod registry;
 mod rough;
 mod routes;
 mod sim;

@@ -76,11 +76,7 @@ async fn on_etcd(span: Duration, rounds: usize) -> Result<(), String> {
 /// Leases taken and given back each second by `clients`, each its own lease.
 async fn pairs(coord: &Coord, clients: usize, span: Duration) -> Result<f64, String> {
     let session = SessionId::random();
-    coord
-        .engine()
-        .call(Command::OpenSession { session, ttl: Span::from(TTL) })
-        .await
-        .map_err(text)?;
+    coord.engine().call(Command::OpenSession { session, ttl: Span::from(TTL) }).await.map_err(text)?;
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for client in 0..clients {
