@@ -7,10 +7,11 @@ use tracing::debug;
 
 use crate::belief::Standing;
 use crate::clock;
-use crate::command::{Claim, Command, Event, Guard, LEASES, Refusal, Reply, Token};
+use crate::command::{Claim, Command, Entry, Event, Guard, LEASES, Refusal, Reply, Token};
 use crate::coord::unexpected;
 use crate::engine::Failure;
 use crate::session::Session;
+use crate::watch::Update;
 
 /// Wait between attempts when the engine cannot be asked, and at most between looks at a lease that others hold.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -162,6 +163,27 @@ impl Lease {
     pub async fn ends_within(&self, rest: Duration) {
         let ttl = self.ttl;
         self.attempt.session.until(|belief, now| now.after(rest) >= belief.deadline(ttl)).await;
+    }
+
+    /// Returns when the engine says that this term is over: an operator took the lease away. What happens while the engine
+    /// cannot be reached is not seen; [`Lease::lost`] covers that. Cancel-safe.
+    pub async fn broken(&self) {
+        let key = format!("{LEASES}{}", self.attempt.name);
+        let is_ours = |entry: &Entry| entry.key == key && entry.token == Some(self.token);
+        let mut watch = self.attempt.session.coord().watch(&key);
+        loop {
+            let over = match watch.next().await {
+                Update::All { entries, .. } => !entries.iter().any(is_ours),
+                Update::Changed(events) => events.iter().any(|event| match event {
+                    Event::Put { entry } => entry.key == key && !is_ours(entry),
+                    Event::Deleted { key: gone, .. } => *gone == key,
+                }),
+                Update::Stale(_) => false,
+            };
+            if over {
+                return;
+            }
+        }
     }
 
     /// Gives it back.

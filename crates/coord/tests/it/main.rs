@@ -7,4 +7,5 @@ mod ids;
 mod local;
 mod props;
 mod registry;
+mod remote;
 mod stored;

@@ -230,10 +230,7 @@ async fn hold(run: &Run) -> Result<(), Failure> {
             pass_on(status)
         }
         Outcome::Lost => {
-            eprintln!(
-                "error: lease `{}` was lost; the command was stopped before anybody else could have it",
-                run.name
-            );
+            eprintln!("error: lease `{}` was lost; the command was stopped", run.name);
             Err(Failure::Ended(LOST))
         }
     }
@@ -258,15 +255,16 @@ async fn guard<F: Future<Output = Signal>>(
             // A command that has ended has ended, also when the lease is lost at the same time.
             biased;
             status = child.wait() => return Outcome::Ended(status),
-            () = lease.ends_within(ttl / 5) => break,
+            () = lease.ends_within(ttl / 5) => break warn!(lease = lease.name(), "the lease is about to be lost: stopping the command"),
+            () = lease.broken() => break warn!(lease = lease.name(), "the lease was taken away: stopping the command"),
             signal = asked_to_stop() => signal_all(group, signal),
         }
     }
-    warn!(lease = lease.name(), "the lease is about to be lost: stopping the command");
     signal_all(group, Signal::TERM);
     tokio::select! {
         _ = child.wait() => {}
         () = lease.lost() => {}
+        () = tokio::time::sleep(ttl / 5) => {}
     }
     // Also what the command left behind when it ended in time.
     signal_all(group, Signal::KILL);

@@ -13,6 +13,7 @@ mod fuse;
 mod gate;
 mod http;
 mod limits;
+mod lock;
 mod modes;
 mod protect;
 mod quotas;
