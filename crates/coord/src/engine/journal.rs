@@ -107,7 +107,7 @@ impl InStore {
         let sql = "INSERT INTO coord_position (id, revision) VALUES (1, ?) \
                    ON CONFLICT (id) DO UPDATE SET revision = excluded.revision";
         tx.execute(sql, args![i64::try_from(position.revision).unwrap_or(i64::MAX)]).await?;
-        tx.commit().await
+        tx.commit(()).await.map(|done| done.into_inner())
     }
 }
 

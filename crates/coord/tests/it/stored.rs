@@ -53,7 +53,11 @@ async fn trap_31_a_paused_holder_cannot_write() {
     let next = session.acquire("cron", &LeaseOptions::default()).await.unwrap();
     let write = async |token: coord::Token| {
         let token = store::Token::new(i64::try_from(token.0).unwrap()).unwrap();
-        store.write(async |tx| tx.fence("cron", token).await).await
+        let fenced = store.write(async |mut tx: store::Tx| {
+            tx.fence("cron", token).await?;
+            tx.commit(()).await
+        });
+        fenced.await
     };
     write(paused.token()).await.unwrap();
     write(next.token()).await.unwrap();
