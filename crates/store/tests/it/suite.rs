@@ -149,22 +149,22 @@ async fn tokens_rise_and_old_ones_are_fenced(store: &Store) {
     let revision = |number| Token::new(number).unwrap();
     store
         .write(|mut tx| async move {
-            let answer = tx.fence("etcd/job", revision(17)).await?;
-            tx.commit(answer).await
+            tx.fence("etcd/job", revision(17)).await?;
+            tx.commit(()).await
         })
         .await
         .unwrap();
     store
         .write(|mut tx| async move {
-            let answer = tx.fence("etcd/job", revision(18)).await?;
-            tx.commit(answer).await
+            tx.fence("etcd/job", revision(18)).await?;
+            tx.commit(()).await
         })
         .await
         .unwrap();
     let late = store
         .write(|mut tx| async move {
-            let answer = tx.fence("etcd/job", revision(17)).await?;
-            tx.commit(answer).await
+            tx.fence("etcd/job", revision(17)).await?;
+            tx.commit(()).await
         })
         .await;
     assert!(matches!(late, Err(StoreError::Fenced { .. })));
