@@ -210,7 +210,9 @@ impl Shared {
             return;
         }
         let outcome = self.load_and_apply(who).await;
-        if let (Ok((_, summary)), Some(keeper)) = (&outcome, self.keeper()) {
+        if let (Ok((_, summary)), Some(keeper)) = (&outcome, self.keeper())
+            && summary.version != self.state().version
+        {
             let what = format!("configuration {} from {}: {summary}", summary.version, self.source.name());
             keeper.record(&change(who, what, "put the file back as it was")).await;
         }

@@ -19,8 +19,10 @@ const ROOM: Room = Room::new(
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // Whoever reads it may be gone.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        // The test that reads it is gone.
+        std::process::exit(3);
+    }
 }
 
 async fn put(store: &Store, id: i64, body: &str) -> Result<(), StoreError> {

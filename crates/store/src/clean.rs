@@ -79,6 +79,17 @@ impl Store {
             .collect()
     }
 
+    /// What is to be removed by age: first, with `true`, what people deleted.
+    fn removals(&self) -> Vec<(bool, Tier)> {
+        let mut all = Vec::new();
+        for entry in self.rooms().iter().flat_map(|room| room.deletable) {
+            let keep = entry.undelete_for;
+            all.push((true, Tier { table: entry.table, at: "deleted_at", class: None, keep }));
+        }
+        all.extend(self.rooms().iter().flat_map(|room| room.tiers).map(|tier| (false, *tier)));
+        all
+    }
+
     /// Removes for good what was deleted long enough ago and what has become old, `rows_max` rows at most, in small
     /// transactions. Run it again when it answers `more`.
     ///
@@ -87,12 +98,7 @@ impl Store {
     pub async fn clean(&self, now: Timestamp, rows_max: u32) -> Result<Cleaned, StoreError> {
         let mut cleaned = Cleaned::default();
         let mut left = rows_max;
-        let deletable = self.rooms().iter().flat_map(|room| room.deletable);
-        let purges = deletable.map(|entry| {
-            (true, Tier { table: entry.table, at: "deleted_at", class: None, keep: entry.undelete_for })
-        });
-        let ages = self.rooms().iter().flat_map(|room| room.tiers).map(|tier| (false, *tier));
-        for (is_purge, tier) in purges.chain(ages) {
+        for (is_purge, tier) in self.removals() {
             loop {
                 let bound = left.min(ROWS_PER_TURN);
                 if bound == 0 {

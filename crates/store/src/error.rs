@@ -176,8 +176,8 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
-    /// It was not known to be committed when the connection was lost. It may have been.
-    #[error("the connection was lost while committing: the transaction may or may not have happened")]
+    /// The connection was lost, or time ran out, while it was being committed. It may have happened.
+    #[error("given up while committing: the transaction may or may not have happened")]
     Unknown {
         /// Why.
         #[source]

@@ -76,9 +76,17 @@ pub struct Figures {
 pub struct Tx {
     link: Link,
     failed: bool,
-    /// Whether another transaction came first.
-    conflict: Arc<AtomicBool>,
+    course: Arc<Course>,
     incarnation: u64,
+}
+
+/// What has become of a transaction, for whoever gave it to a job.
+#[derive(Debug, Default)]
+struct Course {
+    /// Another transaction came first.
+    conflict: AtomicBool,
+    /// It may have happened.
+    committing: AtomicBool,
 }
 
 /// What [`Tx::commit`] hands out: nobody can forget to commit and still have an answer.
@@ -130,12 +138,18 @@ impl Store {
         let figures = &self.0.figures;
         let mut conflicts = 0;
         loop {
-            let conflict = Arc::new(AtomicBool::new(false));
+            let course = Arc::new(Course::default());
             let attempt = async {
-                let tx = self.begin_noting(Arc::clone(&conflict)).await?;
+                let tx = self.begin_noting(Arc::clone(&course)).await?;
                 job(tx).await
             };
-            let timed_out = || Err(StoreError::TimedOut { limit }.into());
+            let timed_out = || {
+                // Once it is being committed nobody can say any more that it did not happen.
+                let source = Box::new(sqlx::Error::PoolTimedOut);
+                let is_open = course.committing.load(Relaxed);
+                Err(if is_open { StoreError::Unknown { source } } else { StoreError::TimedOut { limit } }
+                    .into())
+            };
             match tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| timed_out()) {
                 Ok(Committed(answer)) => {
                     figures.committed.fetch_add(1, Relaxed);
@@ -144,7 +158,9 @@ impl Store {
                     return Ok(answer);
                 }
                 Err(_)
-                    if conflict.load(Relaxed) && conflicts < CONFLICTS_MAX && started.elapsed() < limit =>
+                    if course.conflict.load(Relaxed)
+                        && conflicts < CONFLICTS_MAX
+                        && started.elapsed() < limit =>
                 {
                     conflicts += 1;
                     figures.conflicts.fetch_add(1, Relaxed);
@@ -178,7 +194,7 @@ impl Store {
         self.begin_noting(Arc::default()).await
     }
 
-    async fn begin_noting(&self, conflict: Arc<AtomicBool>) -> Result<Tx, StoreError> {
+    async fn begin_noting(&self, course: Arc<Course>) -> Result<Tx, StoreError> {
         let waited = self.0.params.wait_max.get();
         let link = match &self.0.backend {
             Backend::Sqlite { turns: None, .. } | Backend::Postgres { read_only: true, .. } => {
@@ -200,7 +216,7 @@ impl Store {
                 Link::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await?)
             }
         };
-        let mut tx = Tx { link, failed: false, conflict, incarnation: self.0.incarnation };
+        let mut tx = Tx { link, failed: false, course, incarnation: self.0.incarnation };
         if matches!(tx.link, Link::Postgres(_)) {
             tx.refuse_another_incarnation().await?;
         }
@@ -218,7 +234,7 @@ impl Store {
                 Link::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
         };
-        Ok(Tx { link, failed: false, conflict: Arc::default(), incarnation: self.0.incarnation })
+        Ok(Tx { link, failed: false, course: Arc::default(), incarnation: self.0.incarnation })
     }
 
     /// Runs one query on what is committed; answers all its rows, so bound them.
@@ -346,6 +362,7 @@ impl Tx {
         if self.failed {
             return Err(StoreError::Failed);
         }
+        self.course.committing.store(true, Relaxed);
         match &mut self.link {
             Link::Turn { writer, .. } => {
                 let done = writer.release().await?;
@@ -407,7 +424,7 @@ impl Tx {
     fn noting<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(problem) = &result {
             self.failed = true;
-            self.conflict.fetch_or(problem.is_conflict(), Relaxed);
+            self.course.conflict.fetch_or(problem.is_conflict(), Relaxed);
         }
         result
     }

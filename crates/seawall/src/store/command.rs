@@ -53,6 +53,7 @@ pub struct RestoreArgs {
 pub enum StoreCommand {
     /// Check the records against every rule, the audit log and the file itself. Exit code 1 when one is broken.
     Check {
+        /// Which store is meant.
         #[command(flatten)]
         which: Which,
         /// Print the findings as JSON.
@@ -61,6 +62,7 @@ pub enum StoreCommand {
     },
     /// Show the newest entries of the audit log, and whether it is what was written.
     Audit {
+        /// Which store is meant.
         #[command(flatten)]
         which: Which,
         /// How many.
@@ -69,6 +71,7 @@ pub enum StoreCommand {
     },
     /// Back up, restore to a temporary place, compare and note how it went. The store must not be in use.
     Drill {
+        /// Which store is meant.
         #[command(flatten)]
         which: Which,
         /// Where the back-up is put; replaces what the file says.

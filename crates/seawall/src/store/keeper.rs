@@ -17,7 +17,7 @@ const ROWS_MAX: u32 = 10_000;
 const DRILL_RETRY: Duration = Duration::from_secs(300);
 
 /// The open store, and what its upkeep has found.
-pub struct Keeper {
+pub(crate) struct Keeper {
     store: Store,
     params: StoreParams,
     pub(crate) drills_succeeded: AtomicU64,

@@ -26,7 +26,7 @@ fn changes_are_recorded_backed_up_restored_and_checked() {
     // The first drill is due at once.
     seawall.wait_for_metric("seawall_store_drills_succeeded_total", &[], |count| count == 1.0);
     assert_eq!(seawall.metric("seawall_store_restore_stale", &[]), Some(0.0));
-    seawall.reload(&format!("{config}workers: 0\n"));
+    seawall.reload(&config.replace("127.0.0.1:9]", "127.0.0.1:9, 127.0.0.1:10]"));
     let file = seawall.config_path().display().to_string();
     // All of this while the process owns the file.
     let said = run(&["store", "audit", "--config", &file]);

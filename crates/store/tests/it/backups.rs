@@ -117,8 +117,8 @@ async fn trap_38_a_restored_store_fences_the_old_writer() {
     for (resource, token) in since.into_iter().chain([("job", before)]) {
         let late = new
             .write(|mut tx| async move {
-                let answer = tx.fence(resource, token).await?;
-                tx.commit(answer).await
+                tx.fence(resource, token).await?;
+                tx.commit(()).await
             })
             .await;
         assert!(matches!(late, Err(StoreError::Fenced { .. })), "{resource} {token}: {late:?}");
@@ -131,8 +131,8 @@ async fn trap_38_a_restored_store_fences_the_old_writer() {
             .unwrap();
         assert!(next > token, "{next} {token}");
         new.write(|mut tx| async move {
-            let answer = tx.fence(resource, next).await?;
-            tx.commit(answer).await
+            tx.fence(resource, next).await?;
+            tx.commit(()).await
         })
         .await
         .unwrap();

@@ -149,22 +149,22 @@ async fn tokens_rise_and_old_ones_are_fenced(store: &Store) {
     let revision = |number| Token::new(number).unwrap();
     store
         .write(|mut tx| async move {
-            let answer = tx.fence("etcd/job", revision(17)).await?;
-            tx.commit(answer).await
+            tx.fence("etcd/job", revision(17)).await?;
+            tx.commit(()).await
         })
         .await
         .unwrap();
     store
         .write(|mut tx| async move {
-            let answer = tx.fence("etcd/job", revision(18)).await?;
-            tx.commit(answer).await
+            tx.fence("etcd/job", revision(18)).await?;
+            tx.commit(()).await
         })
         .await
         .unwrap();
     let late = store
         .write(|mut tx| async move {
-            let answer = tx.fence("etcd/job", revision(17)).await?;
-            tx.commit(answer).await
+            tx.fence("etcd/job", revision(17)).await?;
+            tx.commit(()).await
         })
         .await;
     assert!(matches!(late, Err(StoreError::Fenced { .. })));
@@ -333,4 +333,59 @@ async fn hang(store: &Store) {
 async fn sqlite_keeps_every_promise() {
     let dir = TempDir::new("suite");
     all(&file(&dir)).await;
+}
+
+/// The groups that were committed so far.
+async fn groups(store: &Store) -> i64 {
+    let row = store.row("SELECT value FROM store_meta WHERE key = 'commits'", &[]).await.unwrap().unwrap();
+    row.get("value").unwrap()
+}
+
+#[tokio::test]
+async fn writes_that_come_together_share_a_sync() {
+    let dir = TempDir::new("groups");
+    let store = Store::open(&file(&dir), &[ROOM]).await.unwrap();
+    let before = groups(&store).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for id in 0..64 {
+        let store = store.clone();
+        writers.spawn(async move { put(&store, id, "x").await });
+    }
+    while let Some(written) = writers.join_next().await {
+        written.unwrap().unwrap();
+    }
+    let groups = groups(&store).await - before;
+    assert!(groups <= 8, "64 writers at once took {groups} commits");
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_turn_given_up_at_any_moment_harms_nobody() {
+    let dir = TempDir::new("given-up");
+    let store = Store::open(&file(&dir), &[ROOM]).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for patience in 0..120 {
+        let (brief, steady) = (patience * 2, patience * 2 + 1);
+        let impatient = async {
+            tokio::select! {
+                biased;
+                written = put(&store, brief, "brief") => written.is_ok(),
+                () = async { for _ in 0..patience { tokio::task::yield_now().await } } => false,
+            }
+        };
+        let (kept, written) = tokio::join!(impatient, put(&store, steady, "steady"));
+        acknowledged.extend(kept.then_some(brief));
+        match written {
+            Ok(()) => acknowledged.push(steady),
+            // In one group with a turn of which nobody can tell how far it got.
+            Err(StoreError::NotCommitted { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let rows = store.rows("SELECT id FROM probe_rows", &[]).await.unwrap();
+    let there: BTreeSet<i64> = rows.iter().map(|row| row.get("id").unwrap()).collect();
+    assert!(acknowledged.iter().all(|id| there.contains(id)));
+    assert!(acknowledged.len() >= 120, "{}", acknowledged.len());
+    put(&store, 10_000, "and it goes on").await.unwrap();
+    store.close().await.unwrap();
 }
