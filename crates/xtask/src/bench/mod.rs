@@ -8,6 +8,7 @@ mod overload;
 mod policy;
 mod proc;
 mod proxy;
+mod registry;
 mod routes;
 mod shape;
 mod soak;
@@ -34,6 +35,7 @@ cargo xtask bench NAME [OPTIONS]
   gateway-allocations   allocations per request
   gateway-routes        what 10 000 routes and 1 000 services cost
   overload              what comes through at up to ten times the capacity [--quick] [--peers …] [--help]
+  coord-registry        how late a registry change reaches a balancer, and ids a second [--endpoints 10000] [--changes 500]
   policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
@@ -53,6 +55,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         "gateway-allocations" => allocations::run(args),
         "gateway-routes" => routes::run(args),
         "overload" => overload::run(args),
+        "coord-registry" => registry::run(args),
         "policy" => policy::run(args),
         _ => Err(USAGE.to_owned()),
     }
