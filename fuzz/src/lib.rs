@@ -5,8 +5,10 @@
 //! `cargo +nightly fuzz run --features libfuzzer request_head`.
 
 mod config;
+mod dns;
 
 pub use config::config;
+pub use dns::dns_question;
 
 use std::fmt::Debug;
 

@@ -10,7 +10,8 @@ use crate::run::{cargo, command, read, root, show, succeeds};
 use crate::tidy;
 
 /// Programs that whole-binary tests start, and the Debian packages that hold them.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 6] = [
+    ("dig", "bind9-dnsutils"),
     ("nginx", "nginx-light"),
     ("redis-server", "redis-server"),
     ("etcd", "etcd-server"),

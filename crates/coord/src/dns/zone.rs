@@ -100,13 +100,10 @@ impl Zone {
             if over == Over::Udp {
                 size = theirs.max_payload().clamp(UDP.0, UDP.1);
             }
-            if theirs.version() > 0 {
-                reply.metadata.response_code = ResponseCode::BADVERS;
-                reply.add_queries(asked.queries);
-                return reply.to_vec().ok();
-            }
         }
+        let newer = asked.edns.as_ref().is_some_and(|theirs| theirs.version() > 0);
         reply.metadata.response_code = match (asked.metadata.op_code, asked.queries.as_slice()) {
+            _ if newer => ResponseCode::BADVERS,
             (OpCode::Query, [query]) => self.fill(&mut reply, query, look_up, rng),
             (OpCode::Query, _) => ResponseCode::FormErr,
             _ => ResponseCode::NotImp,

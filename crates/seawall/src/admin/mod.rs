@@ -63,9 +63,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .merge(registry::api::routes())
         .route("/healthz", get(health))
         .route("/readyz", get(health))
+        .with_state(Arc::clone(&shared))
         .merge(shared.fleet().admin_routes())
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
-        .with_state(shared)
+        .layer(middleware::from_fn_with_state(shared, guard))
 }
 
 async fn index(State(shared): State<Arc<Shared>>) -> Response {

@@ -212,7 +212,7 @@ async fn hold(run: &Run) -> Result<(), Failure> {
     info!(lease = run.name, token = lease.token().0, "lease held");
     let mut child = start(&run.command, &lease)?;
     let group = child.id();
-    let outcome = guard(&mut child, &lease, run.ttl.get(), || async {
+    let outcome = guard(&mut child, &lease, run.ttl.get(), async || {
         tokio::select! {
             _ = terminate.recv() => Signal::TERM,
             _ = interrupt.recv() => Signal::INT,
@@ -243,11 +243,11 @@ enum Outcome {
 
 /// Waits for the command, passes signals on, and stops it when the lease is about to be lost: asked to end while a fifth of
 /// the time to live is left by the holder's own clock, killed when nothing is left. The engine's clock runs a tenth longer.
-async fn guard<F: Future<Output = Signal>>(
+async fn guard(
     child: &mut Child,
     lease: &Lease,
     ttl: Duration,
-    mut asked_to_stop: impl FnMut() -> F,
+    mut asked_to_stop: impl AsyncFnMut() -> Signal,
 ) -> Outcome {
     let group = child.id();
     loop {

@@ -9,6 +9,7 @@ mod overload;
 mod policy;
 mod proc;
 mod proxy;
+mod registry;
 mod routes;
 mod shape;
 mod soak;
@@ -38,6 +39,7 @@ cargo xtask bench NAME [OPTIONS]
   overload              what comes through at up to ten times the capacity [--quick] [--peers …] [--help]
   coord                 leases a second and lateness of watches, on SQLite and etcd [--seconds 3] [--rounds 5]
   store                 committed writes per second, and what a back-up of 1 GiB does to them [--mib N] [--seconds N]
+  coord-registry        how late a registry change reaches a balancer, and ids a second [--endpoints 10000] [--changes 500]
   policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
@@ -58,6 +60,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         "gateway-routes" => routes::run(args),
         "overload" => overload::run(args),
         "coord" => coord::run(args),
+        "coord-registry" => registry::run(args),
         "policy" => policy::run(args),
         "store" => store::run(args),
         _ => Err(USAGE.to_owned()),
