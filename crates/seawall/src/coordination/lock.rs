@@ -20,9 +20,9 @@ use crate::cli::{Failure, say};
 use crate::config;
 
 /// Where the fencing token stands in the command's environment.
-pub const TOKEN_VARIABLE: &str = "SEAWALL_FENCING_TOKEN";
+const TOKEN_VARIABLE: &str = "SEAWALL_FENCING_TOKEN";
 /// Where the lease's name stands.
-pub const NAME_VARIABLE: &str = "SEAWALL_LOCK_NAME";
+const NAME_VARIABLE: &str = "SEAWALL_LOCK_NAME";
 /// The lease was not had in time. `EX_TEMPFAIL` of `sysexits.h`: try again later.
 const NOT_HAD: u8 = 75;
 /// The lease was lost and the command stopped.
