@@ -5,9 +5,11 @@
 //! `cargo +nightly fuzz run --features libfuzzer request_head`.
 
 mod config;
+mod dns;
 mod tcp;
 
 pub use config::config;
+pub use dns::dns_question;
 pub use tcp::{client_hello, proxy_header};
 
 use std::fmt::Debug;

@@ -66,6 +66,11 @@ fn chunked_bodies_keep_their_promises() {
 }
 
 #[test]
+fn dns_questions_keep_their_promises() {
+    replay("dns_question", COPIES, fuzz::dns_question);
+}
+
+#[test]
 fn configurations_keep_their_promises() {
     replay("config", COPIES_OF_CONFIGS, fuzz::config);
 }

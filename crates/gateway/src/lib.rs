@@ -28,6 +28,7 @@ pub mod tcp;
 mod tls;
 
 pub use answer::Reason;
+pub use discover::Registry;
 pub use fuse::FuseStatus;
 pub use run::{
     BuildError, Gateway, ListenError, ListenerStatus, ReloadSummary, RouteStatus, ServiceEvent, Status,

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
 use crate::config::{self, Config};
+use crate::discover::Registry;
 use crate::engine::worker::{self, Command, Phase, Shared, WorkerParams};
 use crate::fuse::FuseStatus;
 use crate::listen::{self, Listener, ListenerFigures, ListenerState, Room};
@@ -194,6 +195,14 @@ impl Gateway {
     /// # Errors
     /// The first kind of trouble found, all of that kind: nothing is left open.
     pub fn build(config: Config) -> Result<Self, BuildError> {
+        Self::build_with(config, None)
+    }
+
+    /// As [`Gateway::build`], for a process that knows the instances of registered services.
+    ///
+    /// # Errors
+    /// As [`Gateway::build`].
+    pub fn build_with(config: Config, registry: Option<Registry>) -> Result<Self, BuildError> {
         check(&config)?;
         let router = router(&config)?;
         let clock = Clock::new();
@@ -209,7 +218,8 @@ impl Gateway {
         let access_log = AccessLog::open(&config.access_log).map_err(BuildError::AccessLog)?;
         let seed = u64::from(std::process::id()) ^ clock.timestamp().as_unix_nanos();
         let control = control_runtime().map_err(BuildError::Control)?;
-        let services = Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"));
+        let services =
+            Services::new(clock, count, control.handle.clone(), policy::seed(seed, "services"), registry);
         services.tls().replace(services.tls().prepare(&config.services).map_err(BuildError::Invalid)?);
         let running = services.apply(&config.services);
         let quotas = Quotas::new(clock, count, control.handle.clone(), policy::seed(seed, "quotas"));

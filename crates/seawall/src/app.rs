@@ -4,19 +4,22 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gateway::metrics::Exporter;
 use gateway::service::Clock;
 use gateway::{Gateway, ReloadSummary};
-use model::Timestamp;
+use model::{Change, Timestamp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cli::{AdminFlag, Failure, Up, say};
 use crate::config::{self, Config, Loaded};
+use crate::registry::Fleet;
 use crate::status::{self, Status};
+use crate::store::Keeper;
 use crate::watch::Watch;
 use crate::{admin, parent};
 
@@ -29,8 +32,11 @@ pub struct App {
 /// What the admin pages, the watcher and the signal handler share.
 pub struct Shared {
     gateway: Gateway,
+    fleet: Arc<Fleet>,
     source: Source,
     state: Mutex<State>,
+    /// The records, when the configuration names a store.
+    keeper: OnceLock<Arc<Keeper>>,
 }
 
 /// Where the configuration comes from, and what the command line lays over it.
@@ -113,13 +119,36 @@ impl App {
         let in_force = source.load().map_err(Failure::Input)?;
         let config = in_force.config();
         let admin = if config.admin.enabled { Some(bind_admin(config.admin.address)?) } else { None };
-        let gateway =
-            Gateway::build(config.gateway()).map_err(|problem| Failure::Input(problem.to_string()))?;
+        let fleet = Arc::new(Fleet::build(config)?);
+        let gateway = Gateway::build_with(config.gateway(), fleet.registry())
+            .map_err(|problem| Failure::Input(problem.to_string()))?;
         let state = State { in_force, version: 1, since: Clock::wall(), refused: 0, refusal: None };
-        Ok(Self { shared: Arc::new(Shared { gateway, source, state: Mutex::new(state) }), admin })
+        let keeper = OnceLock::new();
+        Ok(Self {
+            shared: Arc::new(Shared { gateway, fleet, source, state: Mutex::new(state), keeper }),
+            admin,
+        })
     }
 
-    /// Where it listens, with real ports: listeners first, then the admin pages.
+    /// Opens the store that the configuration names, if it names one, and notes what begins.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, for people.
+    async fn open_store(&self) -> Result<(), Failure> {
+        let config = self.shared.state().in_force.config().clone();
+        if config.store.is_none() && !config.keeps_leases() {
+            return self.shared.fleet.open(None).await;
+        }
+        let params = config.records();
+        let keeper = Keeper::open(&params).await.map_err(|problem| Failure::Input(problem.to_string()))?;
+        let what = format!("started with {}", self.shared.source.name());
+        keeper.record(&change("seawall up", what, "stop it")).await;
+        let store = keeper.store().clone();
+        let _ = self.shared.keeper.set(keeper);
+        self.shared.fleet.open(Some(store)).await
+    }
+
+    /// Where it listens, with real ports: listeners first, then the name server, then the admin pages.
     ///
     /// # Errors
     /// When the system does not tell the admin pages' port.
@@ -131,6 +160,9 @@ impl App {
             .iter()
             .map(|(_, address)| format!("listening on {address}"))
             .collect();
+        if let Some(address) = self.shared.fleet.dns_address() {
+            lines.push(format!("dns on {address}"));
+        }
         if let Some(admin) = &self.admin {
             lines.push(format!("admin on http://{}", admin.local_addr()?));
         }
@@ -149,13 +181,22 @@ impl App {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
         }
+        tasks.spawn(Arc::clone(&shared.fleet).run(CancellationToken::new()));
         let Signals { hangup, reopen, terminate, interrupt } = signals;
         tasks.spawn(obey_signals(terminate, interrupt, reopen, Arc::clone(&shared)));
         let loaded = shared.state().in_force.hash();
         let watch = shared.source.file.clone().map(|file| Watch::new(file, loaded));
         tasks.spawn(follow(watch, hangup, Arc::clone(&shared)));
+        if let Some(keeper) = shared.keeper() {
+            tasks.spawn(Arc::clone(keeper).run());
+        }
         let ran = shared.gateway.run().await;
         tasks.shutdown().await;
+        if let Some(keeper) = shared.keeper()
+            && let Err(problem) = keeper.store().clone().close().await
+        {
+            warn!(%problem, "the store's log was not folded into its file; the next start does that");
+        }
         ran
     }
 }
@@ -169,6 +210,12 @@ impl Shared {
             return;
         }
         let outcome = self.load_and_apply(who).await;
+        if let (Ok((_, summary)), Some(keeper)) = (&outcome, self.keeper())
+            && summary.version != self.state().version
+        {
+            let what = format!("configuration {} from {}: {summary}", summary.version, self.source.name());
+            keeper.record(&change(who, what, "put the file back as it was")).await;
+        }
         let mut state = self.state();
         match outcome {
             Ok((loaded, summary)) => {
@@ -198,9 +245,21 @@ impl Shared {
         Ok((loaded, summary))
     }
 
-    /// The admin pages keep their address, because whoever reads them would lose them without a word.
+    /// What needs a restart. The admin pages keep their address, because whoever reads them would lose them without a word.
     fn refuse_what_needs_a_restart(&self, loaded: &Loaded) -> Result<(), String> {
+        if self.state().in_force.config().store != loaded.config().store {
+            return Err(format!(
+                "{}: `store` cannot change while running; put it back or restart Seawall",
+                self.source.name()
+            ));
+        }
         let (before, after) = (self.state().in_force.config().admin.clone(), &loaded.config().admin);
+        if let Some(what) = self.fleet.needs_restart(loaded.config()) {
+            return Err(format!(
+                "{}: {what} cannot change while running; put it back or restart Seawall",
+                self.source.name()
+            ));
+        }
         if before.enabled == after.enabled && before.address == after.address {
             return Ok(());
         }
@@ -215,6 +274,7 @@ impl Shared {
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = status::gather(&self.gateway.status(), Clock::wall());
+        status.consensus = self.fleet.consensus();
         let state = self.state();
         status.config = status::Config {
             source: self.source.name(),
@@ -225,6 +285,17 @@ impl Shared {
             refusal: state.refusal.clone(),
         };
         status
+    }
+
+    /// What this process keeps for its fleet.
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Whether only this machine reaches the admin pages.
+    #[must_use]
+    pub fn admin_is_local(&self) -> bool {
+        self.state().in_force.config().admin.address.ip().is_loopback()
     }
 
     /// Writes the gateway's metrics, without those of the process around it.
@@ -262,10 +333,20 @@ impl Shared {
         self.gateway.phase()
     }
 
+    /// The records, when there are any.
+    pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.get()
+    }
+
     // A panic while the lock was held left whole values behind: each field is replaced in one step.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A change that takes effect now.
+fn change(who: &str, what: String, undo: &str) -> Change {
+    Change { at: Clock::wall(), who: who.to_owned(), what, undo: undo.to_owned() }
 }
 
 fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -347,6 +428,7 @@ pub fn up(up: &Up) -> Result<(), Failure> {
     runtime.block_on(async {
         // Before it says that it is there: whoever reads that may send a signal at once.
         let signals = Signals::new().map_err(failed)?;
+        app.open_store().await?;
         for line in app.announce().map_err(failed)? {
             say(&line)?;
         }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{app, config, demo, explain, logs, reference, sim, status};
+use crate::{app, config, coordination, demo, explain, logs, reference, registry, sim, status, store};
 
 /// Keeps services up: a resilient HTTP gateway.
 #[derive(Debug, Parser)]
@@ -43,8 +43,23 @@ enum Command {
     Explain(explain::Explain),
     /// Show what a running gateway sees and does.
     Status(status::StatusArgs),
+    /// Run a command as an instance of a service: registered while it runs and is healthy.
+    Register(registry::RegisterArgs),
+    /// See who is registered, and confirm departures that are held back.
+    Registry(registry::RegistryArgs),
+    /// Run commands under a lock, see who holds what, and break locks.
+    Lock(coordination::LockArgs),
+    /// Print ids that are unique across the fleet and rise with time.
+    Id(registry::IdArgs),
     /// Play an outage with a fleet that is simulated, and say what it would come to.
     Sim(sim::SimArgs),
+    /// Back up the records, also while they are in use.
+    Backup(store::BackupArgs),
+    /// Restore a back-up to a new place, and compare every record.
+    Restore(store::RestoreArgs),
+    /// Check the records, read their audit log, rehearse a restore.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Break a small shop on purpose, with and without Seawall before it, and compare.
     Demo(demo::DemoArgs),
     /// Print a generated reference page.
@@ -121,6 +136,8 @@ pub enum Failure {
     Input(String),
     /// It was right but went wrong. Exit code 1.
     Runtime(String),
+    /// The command that was run for the user ended with this code, and has said itself what there is to say.
+    Ended(u8),
 }
 
 impl Failure {
@@ -130,14 +147,17 @@ impl Failure {
         match self {
             Self::Input(_) => ExitCode::from(2),
             Self::Runtime(_) => ExitCode::from(1),
+            Self::Ended(code) => ExitCode::from(*code),
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Input(message) | Self::Runtime(message)) = self;
-        f.write_str(message)
+        match self {
+            Self::Input(message) | Self::Runtime(message) => f.write_str(message),
+            Self::Ended(code) => write!(f, "the command ended with code {code}"),
+        }
     }
 }
 
@@ -155,7 +175,14 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Schema => say(&config::schema()),
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Register(args) => registry::register(&args),
+        Command::Registry(args) => registry::run(&args),
+        Command::Lock(args) => coordination::run(&args),
+        Command::Id(args) => registry::id(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Backup(args) => store::backup(&args),
+        Command::Restore(args) => store::restore(&args),
+        Command::Store(command) => store::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Reference { page } => say(reference::render(page).trim_end()),
         Command::Shop(args) => demo::shop::run(&args),

@@ -9,6 +9,7 @@ use gateway::signals::SignalParams;
 use policy::budget::RetryBudgetParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use store::StoreParams;
 
 mod load;
 
@@ -39,12 +40,25 @@ pub struct Config {
     pub drain: Drain,
     /// Worker threads; 0 means one for each core that the process may use.
     pub workers: u32,
-    /// The admin pages: read-only.
+    /// Which engine keeps what the fleet agrees on: leases, registrations and worker numbers of ids. Absent: registrations and
+    /// numbers are kept in memory, and there are no leases.
+    pub coord: Option<coord::CoordParams>,
+    /// The registry of services: when departures are held back. Absent: there is one if a service takes its endpoints from it,
+    /// or if there is `dns` or `ids`.
+    pub registry: Option<coord::registry::HoldParams>,
+    /// A name server for registered services. Absent: none.
+    pub dns: Option<coord::dns::DnsParams>,
+    /// Ids that are unique across the fleet. Absent: none are given out.
+    pub ids: Option<coord::ids::IdParams>,
+    /// The admin pages.
     pub admin: Admin,
+    /// Where records are kept: the audit log of changes, and what later rooms keep. Absent: nowhere.
+    pub store: Option<StoreParams>,
 }
 
-/// Where the admin pages and metrics are served. They are read-only, have no login, and show every endpoint: keep them on
-/// loopback or on a network that only operators reach.
+/// Where the admin pages and metrics are served. They have no login and show every endpoint: keep them on loopback or on a
+/// network that only operators reach. On a loopback address they also take registrations of services; nothing else can be
+/// changed through them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
@@ -81,7 +95,12 @@ impl Default for Config {
             access_log: gateway.access_log,
             drain: gateway.drain,
             workers: gateway.workers,
+            coord: None,
+            registry: None,
+            dns: None,
+            ids: None,
             admin: Admin::default(),
+            store: None,
         }
     }
 }
@@ -128,6 +147,28 @@ impl Config {
         self.listeners.iter().any(|listener| listener.tcp.is_none())
     }
 
+    /// Whether anything is to be agreed on with a fleet.
+    #[must_use]
+    pub fn coordinates(&self) -> bool {
+        self.coord.is_some()
+            || self.registry.is_some()
+            || self.dns.is_some()
+            || self.ids.is_some()
+            || self.services.values().any(|service| service.registry.is_some())
+    }
+
+    /// Where this process's records are, if it keeps any.
+    #[must_use]
+    pub fn records(&self) -> StoreParams {
+        self.store.clone().unwrap_or_default()
+    }
+
+    /// Whether this process keeps leases in its own records.
+    #[must_use]
+    pub fn keeps_leases(&self) -> bool {
+        self.coord.as_ref().is_some_and(|coord| coord.etcd.is_empty())
+    }
+
     fn only_service(&self) -> Option<&str> {
         match self.services.len() {
             1 => self.services.keys().next().map(String::as_str),
@@ -151,6 +192,25 @@ impl Config {
 
 impl ::config::Check for Config {
     fn check(&self, report: &mut ::config::Report<'_>) {
+        check_store(self.store.as_ref(), report);
+        let coordination = [
+            ("coord", self.coord.as_ref().map(coord::CoordParams::check).unwrap_or_default()),
+            ("registry", self.registry.as_ref().map(coord::registry::HoldParams::check).unwrap_or_default()),
+            ("dns", self.dns.as_ref().map(coord::dns::DnsParams::check).unwrap_or_default()),
+            ("ids", self.ids.as_ref().map(coord::ids::IdParams::check).unwrap_or_default()),
+        ];
+        if self.keeps_leases() && self.records().url.starts_with("postgres") {
+            let remedy = "`coord: {etcd: [http://…]}`, or records in a file";
+            report.at("coord").error(crate::coordination::NEEDS_A_FILE, remedy);
+        }
+        for (section, problems) in coordination {
+            for (key, problem) in problems {
+                report
+                    .at(section)
+                    .key(key)
+                    .error(format!("`{key}` {problem}"), "see docs/reference/config.md");
+            }
+        }
         if self.services.is_empty() && self.routes.is_empty() {
             report.at("services").error(
                 "there is neither a service nor a route",
@@ -173,6 +233,17 @@ impl ::config::Check for Config {
         for problem in errors.into_iter().filter(|problem| problem.severity == Severity::Error) {
             at(report, &problem.path).error(problem.message, problem.remedy);
         }
+    }
+}
+
+fn check_store(store: Option<&StoreParams>, report: &mut ::config::Report<'_>) {
+    let Some(params) = store else { return };
+    let remedy = "see docs/guides/records.md";
+    for (key, problem) in params.check() {
+        report.at("store").key(key).error(problem, remedy);
+    }
+    for (key, problem) in params.backups.iter().flat_map(|backups| backups.check()) {
+        report.at("store").key("backups").key(key).error(problem, remedy);
     }
 }
 

@@ -1,11 +1,98 @@
-//! As much HTTP/1.1 client as the status command and the demo need: one connection, one request at a time, bodies of
-//! known length or chunked.
+//! As much HTTP/1.1 client as the commands and the demo need: one connection, one request at a time, bodies of known length or
+//! chunked; and a running Seawall's admin address, asked by it.
 
+use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+
+use crate::cli::Failure;
+
+/// How long an admin address may take to answer.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a running Seawall's admin pages are.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    host: String,
+}
+
+impl Admin {
+    /// An address, given with or without `http://` and a trailing slash.
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+        let host = host(text).ok_or_else(|| {
+            Failure::Input(format!(
+                "`{text}` is no admin address; expected one such as http://127.0.0.1:9901"
+            ))
+        })?;
+        Ok(Self { host: host.to_owned() })
+    }
+
+    /// The body of the answer to one request. For commands that do nothing else meanwhile.
+    pub(crate) fn ask(&self, method: &str, target: &str, body: &str) -> Result<String, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|problem| Failure::Runtime(format!("cannot start: {problem}")))?;
+        runtime.block_on(self.ask_async(method, target, body))
+    }
+
+    /// The body of the answer to one request, of which anything but success is a failure.
+    pub(crate) async fn ask_async(&self, method: &str, target: &str, body: &str) -> Result<String, Failure> {
+        let host = &self.host;
+        let nobody = |problem: &dyn Display| {
+            Failure::Runtime(format!(
+                "nobody answers at http://{host} ({problem}); is Seawall running there, and is this its admin address? \
+                 `seawall up` prints it"
+            ))
+        };
+        let address: SocketAddr = host
+            .to_socket_addrs()
+            .map_err(|problem| nobody(&problem))?
+            .next()
+            .ok_or_else(|| nobody(&"the name has no address"))?;
+        let headers = "accept: application/json\r\nseawall-client: 1\r\nconnection: close\r\n";
+        let ask = async {
+            let mut connection = Connection::open(address, host).await?;
+            connection.send_json(method, target, headers, body).await
+        };
+        let answer = tokio::time::timeout(ADMIN_TIMEOUT, ask)
+            .await
+            .map_err(|_| nobody(&"no answer within 5 s"))?
+            .map_err(|problem| nobody(&problem))?;
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        if (200..300).contains(&answer.status) {
+            return Ok(body);
+        }
+        let said = serde_json::from_str::<serde_json::Value>(&body).ok();
+        let said = said.as_ref().and_then(|value| value["error"].as_str()).or_else(|| body.lines().next());
+        let path = target.split('?').next().unwrap_or_default();
+        Err(Failure::Runtime(format!(
+            "http://{host}{path} answered {}: {}",
+            answer.status,
+            said.unwrap_or("nothing")
+        )))
+    }
+
+    /// A document that it answered.
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self, body: &str) -> Result<T, Failure> {
+        serde_json::from_str(body).map_err(|problem| {
+            Failure::Runtime(format!("what answers at http://{} is no Seawall: {problem}", self.host))
+        })
+    }
+}
+
+/// `host:port` of an admin address, given with or without `http://` and a trailing slash.
+fn host(admin: &str) -> Option<&str> {
+    let host = admin.strip_prefix("http://").unwrap_or(admin);
+    let host = host.strip_suffix('/').unwrap_or(host);
+    let (name, port) = host.rsplit_once(':')?;
+    let plain = !name.is_empty() && !name.contains(['/', '@', ' ']);
+    (plain && port.parse::<u16>().is_ok()).then_some(host)
+}
 
 /// An answer.
 #[derive(Debug)]
@@ -43,10 +130,29 @@ impl Connection {
     ///
     /// Not cancel-safe: a connection whose request was abandoned must not be used again.
     pub(crate) async fn send(&mut self, method: &str, target: &str, headers: &str) -> io::Result<Answer> {
-        let host = &self.host;
         let length = if matches!(method, "POST" | "PUT") { "content-length: 0\r\n" } else { "" };
-        let head = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n{length}{headers}\r\n");
-        self.stream.get_mut().write_all(head.as_bytes()).await?;
+        self.write(format!("{method} {target} HTTP/1.1\r\nhost: {}\r\n{length}{headers}\r\n", self.host))
+            .await
+    }
+
+    /// As [`Connection::send`], with a JSON document as the body unless it is empty.
+    async fn send_json(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &str,
+    ) -> io::Result<Answer> {
+        if body.is_empty() {
+            return self.send(method, target, headers).await;
+        }
+        let (host, length) = (&self.host, body.len());
+        let about = format!("content-type: application/json\r\ncontent-length: {length}\r\n");
+        self.write(format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n{about}{headers}\r\n{body}")).await
+    }
+
+    async fn write(&mut self, request: String) -> io::Result<Answer> {
+        self.stream.get_mut().write_all(request.as_bytes()).await?;
         self.read_answer().await
     }
 
@@ -155,6 +261,16 @@ mod tests {
             server.await.unwrap();
             answer
         })
+    }
+
+    #[test]
+    fn admin_addresses_come_with_or_without_scheme() {
+        assert_eq!(host("http://127.0.0.1:9901"), Some("127.0.0.1:9901"));
+        assert_eq!(host("localhost:9901/"), Some("localhost:9901"));
+        assert_eq!(host("[::1]:9901"), Some("[::1]:9901"));
+        for bad in ["", "9901", ":9901", "http://x", "https://x:1", "x:y", "x:99999", "a/b:1", "a b:1"] {
+            assert_eq!(host(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -15,7 +15,9 @@ fn main() -> ExitCode {
     match seawall::cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            if !matches!(failure, seawall::cli::Failure::Ended(_)) {
+                eprintln!("error: {failure}");
+            }
             failure.exit_code()
         }
     }

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub const SIGTERM: i32 = libc::SIGTERM;
 /// End a process without asking.
 pub const SIGKILL: i32 = libc::SIGKILL;
+/// Leave at once; PostgreSQL shuts down without tidying up.
+pub const SIGQUIT: i32 = libc::SIGQUIT;
 /// Interrupt, as Ctrl-C does.
 pub const SIGINT: i32 = libc::SIGINT;
 /// Hang-up; many programs read their configuration again.

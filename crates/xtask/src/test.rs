@@ -10,8 +10,12 @@ use crate::run::{cargo, command, read, root, show, succeeds};
 use crate::tidy;
 
 /// Programs that whole-binary tests start, and the Debian packages that hold them.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 9] = [
+    ("createdb", "postgresql"),
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     ("h2load", "nghttp2-client"),
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),

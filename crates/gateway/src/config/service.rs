@@ -21,7 +21,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Mode, Protocol, ProxyVersion, ServiceTls, UpstreamHttp2};
 
-/// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns` and `file` is given.
+/// A service: where its endpoints are, and how it is called. Exactly one of `endpoints`, `dns`, `file`
+/// and `registry` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
@@ -37,6 +38,11 @@ pub struct Service {
     pub protocol: Protocol,
     /// HTTP/2, where that is spoken.
     pub http2: UpstreamHttp2,
+    /// The name of a registered service, whose instances are the endpoints.
+    pub registry: Option<String>,
+    /// The zone that this gateway stands in. Registered endpoints of the same zone get all requests while at least half of them
+    /// are available; otherwise endpoints of all zones share them.
+    pub zone: Option<String>,
     /// Which endpoint gets the next attempt.
     pub balance: Balance,
     /// Sends a client back to the endpoint it had.
@@ -92,6 +98,8 @@ impl Default for Service {
             tls: None,
             protocol: Protocol::default(),
             http2: UpstreamHttp2::default(),
+            registry: None,
+            zone: None,
             balance: Balance::default(),
             sticky: None,
             subset: SubsetParams::default(),

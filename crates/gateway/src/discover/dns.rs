@@ -162,7 +162,7 @@ impl DnsSource {
     async fn host(&mut self, resolver: &TokioResolver, name: &str, port: u16) -> Round {
         let (ttl, trouble) = self.look_up(resolver, name).await;
         let addresses = self.known.get(name).map(|known| known.with_port(port)).unwrap_or_default();
-        let endpoint = |address: SocketAddr| Discovered { name: address.to_string(), address, weight: 1 };
+        let endpoint = |address: SocketAddr| Discovered::new(address.to_string(), address, 1);
         Round { set: addresses.into_iter().map(endpoint).collect(), ttl, trouble }
     }
 
@@ -191,7 +191,7 @@ impl DnsSource {
             let addresses = self.known.get(&host).map(|known| known.with_port(port)).unwrap_or_default();
             let name = format!("{}:{port}", host.trim_end_matches('.'));
             let address = names::choose(None, &addresses);
-            set.extend(address.map(|address| Discovered { name, address, weight: u32::from(weight).max(1) }));
+            set.extend(address.map(|address| Discovered::new(name, address, u32::from(weight).max(1))));
         }
         let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
         Ok(Round { set, ttl, trouble })

@@ -1,4 +1,4 @@
-//! Where a service's endpoints come from: a list, DNS, or a Prometheus `file_sd` file.
+//! Where a service's endpoints come from: a list, DNS, a Prometheus `file_sd` file, or the registry.
 //!
 //! Every source produces *complete sets* over a watch channel. All of them fail in the same direction: **keep the stale
 //! set, and raise the alarm.** An answer that is missing, wrong or empty never takes endpoints away, because a
@@ -10,6 +10,7 @@ mod dns;
 mod file;
 mod names;
 mod publisher;
+mod registered;
 
 #[cfg(test)]
 mod dns_server;
@@ -19,6 +20,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use model::Roster;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,7 @@ use dns::DnsSource;
 use file::FileSource;
 use names::Names;
 use publisher::Publisher;
+use registered::Registrations;
 
 /// One endpoint, as a source knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +40,22 @@ pub(crate) struct Discovered {
     pub(crate) address: SocketAddr,
     /// Relative to the other endpoints of the set.
     pub(crate) weight: u32,
+    /// Where it stands, if the source knows.
+    pub(crate) zone: Option<String>,
+    /// Whether the source says that it wants no new requests.
+    pub(crate) lame_duck: bool,
 }
+
+impl Discovered {
+    /// One of which nothing else is known.
+    pub(crate) fn new(name: String, address: SocketAddr, weight: u32) -> Self {
+        Self { name, address, weight, zone: None, lame_duck: false }
+    }
+}
+
+/// The registry of the process, whoever keeps it: for a service's name, what is known of its instances, now and whenever that
+/// changes.
+pub type Registry = Arc<dyn Fn(&str) -> watch::Receiver<Roster> + Send + Sync>;
 
 /// What a source knows now.
 #[derive(Clone, Debug, Default)]
@@ -62,14 +80,18 @@ enum Kind {
     List(Names),
     Dns(DnsSource),
     File(FileSource),
+    Registry(Registrations),
 }
 
 impl Source {
     /// The source that `params` of the service called `service` asks for, with all that is known without waiting for
-    /// the network: addresses given as numbers, and what the file says.
+    /// the network: addresses given as numbers, what the file says, and what was heard from the registry.
     #[must_use]
-    pub(crate) fn new(service: &str, params: &config::Service) -> Self {
+    pub(crate) fn new(service: &str, params: &config::Service, registry: Option<&Registry>) -> Self {
         let (kind, what) = match params {
+            config::Service { registry: Some(name), .. } => {
+                (Kind::Registry(Registrations::new(name, registry)), format!("registry {name}"))
+            }
             config::Service { dns: Some(dns), .. } => {
                 let source = DnsSource::new(dns);
                 let what = source.to_string();
@@ -84,12 +106,13 @@ impl Source {
         match &mut source.kind {
             Kind::List(names) => source.publisher.begin(names.set()),
             Kind::File(file) => file.first_look(&source.publisher),
+            Kind::Registry(registrations) => registrations.tell(&source.publisher),
             Kind::Dns(_) => {}
         }
         source
     }
 
-    /// What it is, for people: `list`, `dns cart.internal:8080`, `file /etc/seawall/cart.json`.
+    /// What it is, for people: `list`, `dns cart.internal:8080`, `file /etc/seawall/cart.json`, `registry cart`.
     #[must_use]
     pub(crate) fn what(&self) -> &str {
         self.publisher.what()
@@ -109,6 +132,7 @@ impl Source {
                 Kind::List(names) => names.run(&publisher).await,
                 Kind::Dns(source) => source.run(&publisher).await,
                 Kind::File(source) => source.run(&publisher).await,
+                Kind::Registry(registrations) => registrations.run(&publisher).await,
             }
         };
         stop.run_until_cancelled(look).await;

@@ -48,7 +48,7 @@ impl Names {
     pub(super) fn set(&self) -> Vec<Discovered> {
         let known = |EndpointParams { address: name, weight }: &EndpointParams| {
             let address = *self.known.get(name)?;
-            Some(Discovered { name: name.clone(), address, weight: *weight })
+            Some(Discovered::new(name.clone(), address, *weight))
         };
         self.entries.iter().filter_map(known).collect()
     }

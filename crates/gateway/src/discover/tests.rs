@@ -43,7 +43,7 @@ impl Running {
 fn show(discovery: &Discovery) -> Vec<String> {
     let set = discovery.set.iter().flat_map(|set| set.iter());
     set.map(|one| {
-        let Discovered { name, address, weight } = one;
+        let Discovered { name, address, weight, .. } = one;
         if *name == address.to_string() {
             format!("{name} ×{weight}")
         } else {
@@ -65,7 +65,7 @@ proptest! {
         for (ports, trouble) in answers {
             let found = |port: &u16| {
                 let address = SocketAddr::from(([127, 0, 0, 1], *port));
-                Discovered { name: address.to_string(), address, weight: 1 }
+                Discovered::new(address.to_string(), address, 1)
             };
             let well = publisher.report(ports.iter().map(found).collect(), trouble.then(|| "ill".to_owned()));
             prop_assert_eq!(well, !trouble && !ports.is_empty());
@@ -94,13 +94,14 @@ mod list {
 
     #[test]
     fn addresses_are_known_without_a_runtime() {
-        let source = Source::new("cart", &list(&["10.0.0.1:80", "[::1]:81", "10.0.0.1:80"]));
+        let source = Source::new("cart", &list(&["10.0.0.1:80", "[::1]:81", "10.0.0.1:80"]), None);
         assert_eq!(show(&source.subscribe().borrow()), ["10.0.0.1:80 ×2", "[::1]:81 ×2"]);
     }
 
     #[tokio::test]
     async fn a_name_is_looked_up_and_a_wrong_one_does_not_hide_the_others() {
-        let mut running = Running::start(Source::new("cart", &list(&["localhost:80", "cart.invalid:80"])));
+        let mut running =
+            Running::start(Source::new("cart", &list(&["localhost:80", "cart.invalid:80"]), None));
         running.set(&["localhost:80=127.0.0.1:80 ×2"]).await;
         let discovery = running.trouble().await;
         assert!(discovery.trouble.unwrap().contains("cart.invalid:80"));
@@ -284,7 +285,7 @@ mod file_sd {
 
         fn source(&self) -> Source {
             let file = FileSd { path: self.0.clone(), refresh: Span::from_millis(5) };
-            Source::new("cart", &Service { file: Some(file), ..Service::default() })
+            Source::new("cart", &Service { file: Some(file), ..Service::default() }, None)
         }
     }
 
@@ -395,8 +396,78 @@ mod file_sd {
     #[test]
     fn a_file_that_is_missing_at_start_is_trouble_not_an_end() {
         let file = FileSd { path: "/nonexistent/cart.json".into(), refresh: Span::from_secs(1) };
-        let source = Source::new("cart", &Service { file: Some(file), ..Service::default() });
+        let source = Source::new("cart", &Service { file: Some(file), ..Service::default() }, None);
         let discovery = source.subscribe();
         assert!(discovery.borrow().trouble.is_some() && discovery.borrow().set.is_none());
+    }
+}
+
+mod registry {
+    use model::{Registered, Roster};
+
+    use super::*;
+
+    fn instance(port: u16) -> Arc<Registered> {
+        Arc::new(Registered {
+            name: format!("cart-{port}"),
+            address: SocketAddr::from(([10, 0, 0, 1], port)),
+            weight: 3,
+            zone: Some("a".to_owned()),
+            version: None,
+            lame_duck: port == 81,
+        })
+    }
+
+    fn known(ports: &[u16]) -> Roster {
+        Roster { instances: Some(ports.iter().map(|port| instance(*port)).collect()), trouble: None }
+    }
+
+    fn source(roster: &watch::Sender<Roster>) -> Source {
+        let follow = roster.subscribe();
+        let registry: Registry = Arc::new(move |name| {
+            assert_eq!(name, "shop");
+            follow.clone()
+        });
+        let service = Service { registry: Some("shop".to_owned()), ..Service::default() };
+        Source::new("cart", &service, Some(&registry))
+    }
+
+    #[tokio::test]
+    async fn what_registered_is_known_at_once_and_followed() {
+        let roster = watch::Sender::new(known(&[80, 81]));
+        let source = source(&roster);
+        assert_eq!(source.what(), "registry shop");
+        let now = source.subscribe().borrow().clone();
+        assert_eq!(show(&now), ["cart-80=10.0.0.1:80 ×3", "cart-81=10.0.0.1:81 ×3"]);
+        let set = now.set.unwrap();
+        assert_eq!((set[0].lame_duck, set[1].lame_duck, set[0].zone.as_deref()), (false, true, Some("a")));
+        let mut running = Running::start(source);
+        roster.send_replace(known(&[80]));
+        running.set(&["cart-80=10.0.0.1:80 ×3"]).await;
+    }
+
+    /// TRAP 17: neither an empty registry nor one that cannot be reached takes endpoints away.
+    #[tokio::test]
+    async fn trap_17_a_registry_that_is_empty_or_away_keeps_the_stale_set_and_alarms() {
+        let roster = watch::Sender::new(known(&[80]));
+        let mut running = Running::start(source(&roster));
+        let away = Roster { trouble: Some("not reached".into()), ..known(&[80]) };
+        let never_heard = Roster { instances: None, ..away.clone() };
+        for ill in [known(&[]), away, never_heard] {
+            roster.send_replace(ill);
+            let discovery = running.trouble().await;
+            assert_eq!(show(&discovery), ["cart-80=10.0.0.1:80 ×3"]);
+            roster.send_replace(known(&[80]));
+            running.until(|discovery| discovery.trouble.is_none()).await;
+        }
+    }
+
+    #[test]
+    fn nothing_heard_yet_is_no_trouble_and_no_registry_is() {
+        let discovery = source(&watch::Sender::default()).subscribe().borrow().clone();
+        assert!(discovery.set.is_none() && discovery.trouble.is_none());
+        let service = Service { registry: Some("shop".to_owned()), ..Service::default() };
+        let discovery = Source::new("cart", &service, None).subscribe().borrow().clone();
+        assert!(discovery.trouble.is_some());
     }
 }

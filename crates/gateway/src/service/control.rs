@@ -13,7 +13,7 @@ use super::services::Environment;
 use super::state::{Due, Moment, State};
 use super::{Clock, Event, Notice, Service, ServiceStatus};
 use crate::config;
-use crate::discover::{Discovery, Source};
+use crate::discover::{Discovery, Registry, Source};
 use crate::health::{self, Asked};
 use crate::tls::Clients;
 
@@ -37,6 +37,7 @@ pub struct Control {
     tasks: TaskTracker,
     runtime: Handle,
     tls: Arc<Clients>,
+    registry: Option<Registry>,
 }
 
 impl Control {
@@ -46,7 +47,7 @@ impl Control {
         let moment = Moment { now: env.clock.now(), at: env.clock.timestamp() };
         let params = Arc::new(params);
         let mut state = State::new(name.into(), Arc::clone(&params), env.process, env.clock, moment.now);
-        let source = Source::new(name, &params);
+        let source = Source::new(name, &params, env.registry.as_ref());
         state.set_security(env.tls.of(name, &params));
         state.on_source(source.what());
         state.on_discovery(source.subscribe().borrow().clone(), moment);
@@ -62,6 +63,7 @@ impl Control {
             tasks: env.tasks.clone(),
             runtime: env.runtime.clone(),
             tls: Arc::clone(&env.tls),
+            registry: env.registry.clone(),
         });
         control.follow(source);
         env.tasks.spawn_on(Arc::clone(&control).run(notices), &env.runtime);
@@ -110,11 +112,14 @@ impl Control {
         if *old == *params {
             return;
         }
-        let moved = (&old.endpoints, &old.dns, &old.file) != (&params.endpoints, &params.dns, &params.file);
+        let where_from = |params: &config::Service| {
+            (params.endpoints.clone(), params.dns.clone(), params.file.clone(), params.registry.clone())
+        };
+        let moved = where_from(&old) != where_from(params);
         let source = moved.then(|| {
             // First, so that nothing that the old source says comes after the new one's beginning.
             self.source.lock().cancel();
-            Source::new(&self.service.name, params)
+            Source::new(&self.service.name, params, self.registry.as_ref())
         });
         self.act(|state, moment| {
             state.on_params(Arc::new(params.clone()), moment);

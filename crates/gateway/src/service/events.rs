@@ -37,6 +37,10 @@ pub enum What {
     PanicEntered,
     /// Enough endpoints are available again.
     PanicLeft,
+    /// So few endpoints of this gateway's zone are available that all zones share the requests.
+    ZoneLeft,
+    /// Enough endpoints of this gateway's zone are available again.
+    ZoneReturned,
     /// The service does less from now on: a mode of graceful degradation.
     ModeEntered,
     /// The mode is no longer in force.
@@ -65,6 +69,8 @@ impl What {
             Self::BreakerForced => "breaker_forced",
             Self::PanicEntered => "panic_entered",
             Self::PanicLeft => "panic_left",
+            Self::ZoneLeft => "zone_left",
+            Self::ZoneReturned => "zone_returned",
             Self::ModeEntered => "mode_entered",
             Self::ModeLeft => "mode_left",
             Self::Cold => "cold",

@@ -33,6 +33,10 @@ pub(super) struct Member {
     pub(super) health: Option<Health>,
     /// Whether a check is under way.
     pub(super) asking: bool,
+    /// Where it stands.
+    pub(super) zone: Option<String>,
+    /// Whether discovery says that it is a lame duck. Then nothing else lifts that.
+    pub(super) announced: bool,
     /// When a lame-duck mark is lifted that nobody else lifts.
     pub(super) lapses: Option<Instant>,
     /// What its attempts had come to when its health was last looked at, and at the last ejection interval.
@@ -73,6 +77,8 @@ impl Member {
             name: found.name.as_str().into(),
             health: params.health.as_ref().map(|health| Health::new(&health.timing, now, rng)),
             asking: false,
+            zone: None,
+            announced: false,
             lapses: None,
             looked: Totals::default(),
             compared: Totals::default(),

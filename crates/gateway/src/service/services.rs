@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Clock, Control, Service};
 use crate::config;
+use crate::discover::Registry;
 use crate::tls::Clients;
 
 /// Every service of the process. Reloads go through [`Services::apply`]; state survives them.
@@ -22,6 +23,7 @@ pub(super) struct Environment {
     pub(super) runtime: Handle,
     pub(super) tasks: TaskTracker,
     pub(super) tls: Arc<Clients>,
+    pub(super) registry: Option<Registry>,
 }
 
 /// What a service's state must know of its process.
@@ -65,13 +67,15 @@ impl Live {
 
 impl Services {
     /// None yet. `workers` share each service; control tasks run on `runtime`, which should belong to no worker;
-    /// `seed` decides where balancers' turns begin and how checks are jittered, and differs from process to process.
+    /// `seed` decides where balancers' turns begin and how checks are jittered, and differs from process to process;
+    /// `registry` knows the instances of registered services.
     #[must_use]
-    pub fn new(clock: Clock, workers: usize, runtime: Handle, seed: u64) -> Self {
+    pub fn new(clock: Clock, workers: usize, runtime: Handle, seed: u64, registry: Option<Registry>) -> Self {
         let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = policy::hash(host.trim_ascii());
         let process = Process { workers, seed, host };
-        let env = Environment { process, clock, runtime, tasks: TaskTracker::new(), tls: Arc::default() };
+        let tasks = TaskTracker::new();
+        let env = Environment { process, clock, runtime, tasks, tls: Arc::default(), registry };
         Self { env, live: Mutex::default() }
     }
 

@@ -26,7 +26,7 @@ use super::status::{
     AdmissionStatus, BreakerStatus, BulkheadStatus, ClassShed, DiscoveryStatus, ServiceStatus, force_name,
 };
 use super::{Clock, Entrance, Places};
-use super::{Notice, View};
+use super::{Notice, Target, View};
 use crate::config;
 use crate::discover::{Discovered, Discovery};
 use crate::health::Answer;
@@ -89,6 +89,8 @@ pub(super) struct State {
     security: Security,
     version: u64,
     panicking: bool,
+    /// Whether all zones share the requests although this gateway has a zone of its own.
+    out_of_zone: bool,
     published: Instant,
     publish_at: Instant,
 }
@@ -126,6 +128,7 @@ impl State {
             security: Security::Plain,
             version: 0,
             panicking: false,
+            out_of_zone: false,
             published: Instant::ORIGIN,
             publish_at: Instant::NEVER,
             params,
@@ -189,7 +192,8 @@ impl State {
         (self.published, self.publish_at) = (moment.now, Instant::NEVER);
         self.version += 1;
         self.seek_limit_if_cold(moment);
-        let endpoints = self.members.iter().map(|member| Arc::clone(&member.target.endpoint)).collect();
+        let targets = self.targets(moment);
+        let endpoints = targets.iter().map(|target| Arc::clone(&target.endpoint)).collect();
         let fleet = Fleet::new(endpoints, self.params.panic_below)
             .with_slow_start(&self.params.slow_start, moment.now);
         if mem::replace(&mut self.panicking, fleet.panicking()) != self.panicking {
@@ -212,7 +216,7 @@ impl State {
             version: self.version,
             params: Arc::clone(&self.params),
             fleet,
-            targets: self.members.iter().map(|member| Arc::clone(&member.target)).collect(),
+            targets,
             balancer,
             breaker: Arc::clone(&self.breaker),
             retry_budget: Arc::clone(&self.retry_budget),
@@ -225,6 +229,25 @@ impl State {
             sticky,
             security: self.security.clone(),
         }
+    }
+
+    /// Those who share the requests: everybody, or whoever stands in this gateway's zone while at least half of those are
+    /// available. Fails open: a zone in trouble is helped by the others.
+    fn targets(&mut self, moment: Moment) -> Box<[Arc<Target>]> {
+        let zone = self.params.zone.as_ref();
+        let local: Vec<&Member> =
+            self.members.iter().filter(|member| zone.is_some() && member.zone.as_ref() == zone).collect();
+        let available = local.iter().filter(|member| member.endpoint().available()).count();
+        let (known, stay) = (local.len(), available > 0 && 2 * available >= local.len());
+        let everybody = || self.members.iter().map(|member| Arc::clone(&member.target)).collect();
+        let targets =
+            if stay { local.iter().map(|member| Arc::clone(&member.target)).collect() } else { everybody() };
+        let out = zone.is_some() && !stay && !self.members.is_empty();
+        if mem::replace(&mut self.out_of_zone, out) != out {
+            let what = if out { What::ZoneLeft } else { What::ZoneReturned };
+            self.tell(None, what, format!("{available} of {known} endpoints of the zone available"), moment);
+        }
+        targets
     }
 
     /// Begins the search for the limit anew when everybody who serves joined within the slow-start window and nobody of them
@@ -267,7 +290,7 @@ impl State {
     fn select(&mut self, moment: Moment) {
         let Some(set) = self.discovery.set.clone() else { return };
         let mut before: VecDeque<Member> = mem::take(&mut self.members).into();
-        let (mut joined, mut changed) = (Vec::new(), false);
+        let (mut joined, mut changed, mut turned) = (Vec::new(), false, Vec::new());
         for found in subset(&self.params.subset, self.host, &set) {
             // Sets mostly come in the same order, so that the search ends at once.
             let known = before.iter().position(|member| member.is(found));
@@ -275,13 +298,20 @@ impl State {
                 changed |= position != 0;
                 before.remove(position)
             });
-            let member = member.unwrap_or_else(|| {
+            let mut member = member.unwrap_or_else(|| {
                 joined.push(self.members.len());
                 Member::new(found, &self.params, self.workers, moment.now, &mut self.rng)
             });
             if member.endpoint().weight() != found.weight {
                 member.endpoint().set_weight(found.weight);
                 changed = true;
+            }
+            if member.zone != found.zone {
+                member.zone.clone_from(&found.zone);
+                changed = true;
+            }
+            if mem::replace(&mut member.announced, found.lame_duck) != found.lame_duck {
+                turned.push(self.members.len());
             }
             self.members.push(member);
         }
@@ -297,6 +327,13 @@ impl State {
         }
         let joined = joined.into_iter().map(|index| Arc::clone(&self.members[index].name)).collect();
         self.tell_membership(What::Joined, joined, moment);
+        for index in turned {
+            if self.members[index].announced {
+                self.on_lame_duck(index, "it registered as one", moment);
+            } else {
+                self.mark(index, Unavailable::LameDuck, false, "it is registered as one no longer", moment);
+            }
+        }
     }
 
     fn tell_membership(&mut self, what: What, names: Vec<Arc<str>>, moment: Moment) {
@@ -383,7 +420,7 @@ impl State {
         }
         match answer {
             Answer::LameDuck => self.on_lame_duck(index, "its health answer says so", moment),
-            Answer::Healthy if self.asks_for_lame_ducks() => {
+            Answer::Healthy if self.asks_for_lame_ducks() && !self.members[index].announced => {
                 self.mark(index, Unavailable::LameDuck, false, "its health answer says so no longer", moment);
             }
             Answer::Healthy | Answer::Failed(_) => {}
@@ -523,7 +560,8 @@ impl State {
     fn on_lame_duck(&mut self, index: usize, why: &str, moment: Moment) {
         self.mark(index, Unavailable::LameDuck, true, why, moment);
         let lapses = moment.now.after(LAME_DUCK_LAPSE);
-        self.members[index].lapses = (!self.asks_for_lame_ducks()).then_some(lapses);
+        let confirmed = self.asks_for_lame_ducks() || self.members[index].announced;
+        self.members[index].lapses = (!confirmed).then_some(lapses);
     }
 
     /// Whether checks can tell that a lame duck is one no longer.

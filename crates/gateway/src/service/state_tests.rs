@@ -101,8 +101,65 @@ fn names(count: usize) -> Vec<String> {
 }
 
 fn discovery(names: &[String]) -> Discovery {
-    let found = |name: &String| Discovered { name: name.clone(), address: name.parse().unwrap(), weight: 1 };
+    let found = |name: &String| Discovered::new(name.clone(), name.parse().unwrap(), 1);
     Discovery { set: Some(names.iter().map(found).collect()), ..Discovery::default() }
+}
+
+/// TRAP 17's counterpart for those who leave in good order: no new request once the registry says so.
+#[test]
+fn a_registered_lame_duck_gets_nothing_until_it_is_one_no_longer() {
+    let mut bench = Bench::new(checked(), 3);
+    let all = names(3);
+    let with_lame = |lame: bool| {
+        let mut found = discovery(&all).set.unwrap().to_vec();
+        found[1].lame_duck = lame;
+        Discovery { set: Some(found.into()), ..Discovery::default() }
+    };
+    bench.quietly(SECOND);
+    bench.step(|state, moment| state.on_discovery(with_lame(true), moment));
+    assert_eq!(bench.available(), 2, "at once");
+    // Neither time nor a good health answer lifts what its registration says.
+    bench.quietly(SECOND * 100);
+    assert_eq!(bench.available(), 2);
+    bench.step(|state, moment| state.on_discovery(with_lame(false), moment));
+    bench.quietly(SECOND);
+    assert_eq!(bench.available(), 3);
+    let told: Vec<_> = bench.told().into_iter().filter(|(name, _)| name.as_ref() == Some(&all[1])).collect();
+    assert_eq!(told.last().unwrap().1, What::LameDuckEnded);
+}
+
+#[test]
+fn the_own_zone_has_all_requests_while_half_of_it_is_available() {
+    let mut bench =
+        Bench::new(config::Service { zone: Some("a".to_owned()), ..config::Service::default() }, 1);
+    let all = names(6);
+    let mut found = discovery(&all).set.unwrap().to_vec();
+    for (number, one) in found.iter_mut().enumerate() {
+        one.zone = Some(if number < 4 { "a" } else { "b" }.to_owned());
+    }
+    let set = Discovery { set: Some(found.clone().into()), ..Discovery::default() };
+    bench.step(|state, moment| state.on_discovery(set, moment));
+    let shared = |bench: &Bench| bench.service.view().targets.len();
+    bench.quietly(SECOND);
+    assert_eq!(shared(&bench), 4);
+    let left = |bench: &Bench| bench.told().iter().filter(|(_, what)| *what == What::ZoneLeft).count();
+    let before = left(&bench);
+    for (disabled, wanted) in [(2, 4), (3, 6)] {
+        for name in &all[..disabled] {
+            bench.step(|state, moment| state.set_disabled(name, true, moment));
+        }
+        bench.quietly(SECOND);
+        assert_eq!(shared(&bench), wanted, "{disabled} of 4 taken out");
+    }
+    assert_eq!(left(&bench), before + 1);
+    bench.step(|state, moment| state.set_disabled(&all[0], false, moment));
+    bench.quietly(SECOND);
+    assert_eq!(shared(&bench), 4);
+    // A zone in which nobody stands is no reason to have nobody.
+    let set = Discovery { set: Some(found[4..].into()), ..Discovery::default() };
+    bench.step(|state, moment| state.on_discovery(set, moment));
+    bench.quietly(SECOND);
+    assert_eq!(shared(&bench), 2);
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Drop for Backend {
 }
 
 fn services() -> Services {
-    Services::new(Clock::new(), 1, Handle::current(), 7)
+    Services::new(Clock::new(), 1, Handle::current(), 7, None)
 }
 
 fn map(params: &config::Service) -> BTreeMap<String, config::Service> {
@@ -97,7 +97,7 @@ fn literal(count: u8) -> Vec<SocketAddr> {
 #[test]
 fn the_first_view_is_complete_before_the_runtime_turns() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let services = Services::new(Clock::new(), 4, runtime.handle().clone(), 7);
+    let services = Services::new(Clock::new(), 4, runtime.handle().clone(), 7, None);
     let table = services.apply(&map(&list(&literal(3))));
     let view = table[0].view();
     assert_eq!((view.targets.len(), view.fleet.candidates().len(), view.version), (3, 3, 1));

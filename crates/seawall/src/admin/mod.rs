@@ -1,6 +1,6 @@
-//! The admin pages: what a browser, Prometheus, an orchestrator and `seawall status` ask. Read-only.
+//! The admin pages: what a browser, Prometheus, an orchestrator and the commands ask.
 //!
-//! Nothing here changes anything, and no page is readable through a name that a stranger controls (DNS rebinding): the Host
+//! Nothing here changes anything but registrations (see `registry::api`), and no page is readable through a name that a stranger controls (DNS rebinding): the Host
 //! of a request must be an address, `localhost` or a configured name. There is no CORS header, so no other site reads it.
 
 use std::net::IpAddr;
@@ -16,6 +16,7 @@ use gateway::metrics::Exporter;
 use tracing::warn;
 
 use crate::app::Shared;
+use crate::{coordination, registry};
 
 mod metrics;
 mod page;
@@ -29,7 +30,12 @@ const LAME_DUCK: HeaderName = HeaderName::from_static("seawall-lame-duck");
 
 /// Every metric of the process: the gateway's, then what is around it.
 pub(crate) fn all_metrics() -> impl Iterator<Item = &'static gateway::metrics::Metric> {
-    gateway::metrics::METRICS.iter().chain(metrics::METRICS)
+    gateway::metrics::METRICS
+        .iter()
+        .chain(registry::metrics::METRICS)
+        .chain(&coordination::metrics::METRICS)
+        .chain(metrics::METRICS)
+        .chain(crate::store::metrics::METRICS)
 }
 
 /// Serves the pages until it is cancelled.
@@ -54,10 +60,12 @@ fn router(shared: Arc<Shared>) -> Router {
             "/api/config",
             get(|State(shared): State<Arc<Shared>>| async move { axum::Json(shared.shown_config()) }),
         )
+        .merge(registry::api::routes())
         .route("/healthz", get(health))
         .route("/readyz", get(health))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
-        .with_state(shared)
+        .with_state(Arc::clone(&shared))
+        .merge(shared.fleet().admin_routes())
+        .layer(middleware::from_fn_with_state(shared, guard))
 }
 
 async fn index(State(shared): State<Arc<Shared>>) -> Response {
@@ -73,7 +81,14 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
     let format = metrics::Format::negotiate(accept);
     let mut out = Exporter::new(format == metrics::Format::OpenMetrics);
     shared.export(&mut out);
+    registry::metrics::export(&mut out, shared.fleet());
+    if let Some(consensus) = shared.fleet().consensus() {
+        coordination::metrics::export(&mut out, &consensus);
+    }
     metrics::export(&mut out, shared.config_figures());
+    if let Some(keeper) = shared.keeper() {
+        crate::store::metrics::export(&mut out, keeper);
+    }
     typed(format.content_type(), out.finish())
 }
 

@@ -29,6 +29,9 @@ pub struct Status {
     pub certificates: Vec<Certificate>,
     /// How close bounded things are to their bounds.
     pub limits: Vec<Limit>,
+    /// The etcd cluster beneath; absent when coordination does not use one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consensus: Option<coord::consensus::Consensus>,
     /// What was changed deliberately, newest first.
     pub changes: Vec<Change>,
     /// What happened by itself (an ejection, an opened breaker), newest first.

@@ -55,6 +55,20 @@ pub fn render(status: &Status) -> String {
         clean(&config.source),
         clean(&config.since),
     );
+    if let Some(consensus) = &status.consensus {
+        let leader = consensus
+            .leader
+            .as_deref()
+            .map_or_else(|| "no leader".to_owned(), |leader| format!("{leader} leads"));
+        let quorum = if consensus.has_quorum() { "" } else { ", NO QUORUM: no lease can be had" };
+        let _ = writeln!(
+            text,
+            "etcd: {} of {} members answer, {}{quorum}",
+            consensus.answering,
+            consensus.size,
+            clean(&leader)
+        );
+    }
     if let Some(refusal) = &config.refusal {
         let _ = writeln!(text, "the file was changed but refused; the old one is in force:");
         for line in refusal.lines() {

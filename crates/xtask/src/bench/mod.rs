@@ -1,6 +1,7 @@
 //! Measurements. Each is a command that anyone can run; none gates a test.
 
 mod allocations;
+mod coord;
 mod gateway;
 mod h2;
 mod idle;
@@ -9,10 +10,12 @@ mod overload;
 mod policy;
 mod proc;
 mod proxy;
+mod registry;
 mod routes;
 mod shape;
 mod soak;
 mod stats;
+mod store;
 mod syscalls;
 mod tls;
 
@@ -39,6 +42,9 @@ cargo xtask bench NAME [OPTIONS]
   gateway-allocations   allocations per request
   gateway-routes        what 10 000 routes and 1 000 services cost
   overload              what comes through at up to ten times the capacity [--quick] [--peers …] [--help]
+  coord                 leases a second and lateness of watches, on SQLite and etcd [--seconds 3] [--rounds 5]
+  store                 committed writes per second, and what a back-up of 1 GiB does to them [--mib N] [--seconds N]
+  coord-registry        how late a registry change reaches a balancer, and ids a second [--endpoints 10000] [--changes 500]
   policy                nanoseconds and allocations per decision [--quick] [--only PART,…]
 ";
 
@@ -58,7 +64,10 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         "gateway-allocations" => allocations::run(args),
         "gateway-routes" => routes::run(args),
         "overload" => overload::run(args),
+        "coord" => coord::run(args),
+        "coord-registry" => registry::run(args),
         "policy" => policy::run(args),
+        "store" => store::run(args),
         _ => Err(USAGE.to_owned()),
     }
 }

@@ -92,13 +92,14 @@ fn check_source(service: &Service, place: &mut Place<'_>) {
         ("endpoints", !service.endpoints.is_empty()),
         ("dns", service.dns.is_some()),
         ("file", service.file.is_some()),
+        ("registry", service.registry.is_some()),
     ];
     let given: Vec<_> = sources.into_iter().filter_map(|(key, given)| given.then_some(key)).collect();
     match &*given {
         [_] => {}
         [] => place.error(
             "the service does not say where its endpoints are",
-            "give exactly one of `endpoints`, `dns` and `file`",
+            "give exactly one of `endpoints`, `dns`, `file` and `registry`",
         ),
         several => place.error(
             format!("the service finds its endpoints in more than one way: `{}`", several.join("`, `")),
@@ -123,6 +124,23 @@ fn check_source(service: &Service, place: &mut Place<'_>) {
             .at("endpoints")
             .error("all weights are 0, so nobody gets a request", "give at least one endpoint a weight");
     }
+    if let Some(name) = &service.registry {
+        registered_name(&mut place.at("registry"), name);
+    }
+    if let Some(zone) = &service.zone {
+        let mut place = place.at("zone");
+        if zone.is_empty() || zone.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            place.error(
+                format!("{zone:?} is no zone"),
+                "write a word, such as eu-1a, as endpoints register it",
+            );
+        } else if service.registry.is_none() {
+            place.error(
+                "only registered endpoints say in which zone they stand",
+                "use `registry`, or take `zone` out",
+            );
+        }
+    }
     if let Some(dns) = &service.dns {
         check_dns(dns, &mut place.at("dns"));
     }
@@ -132,6 +150,20 @@ fn check_source(service: &Service, place: &mut Place<'_>) {
             place.at("path").error("the file has no name", "name a file in Prometheus' file_sd format");
         }
         not_zero(&mut place, [("refresh", file.refresh)]);
+    }
+}
+
+/// As the registry has it: a DNS label.
+fn registered_name(place: &mut Place<'_>, name: &str) {
+    let fits = (1..=63).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if !fits {
+        place.error(
+            format!("`{name}` cannot be the name of a registered service"),
+            "write 1 to 63 of a-z, 0-9 and -, such as cart",
+        );
     }
 }
 
