@@ -37,6 +37,6 @@ fn instance(number: u16) -> Arc<Registered> {
         weight: number.into(),
         zone: None,
         version: None,
-        lame_duck: number % 7 == 0,
+        lame_duck: number.is_multiple_of(7),
     })
 }

@@ -1,10 +1,11 @@
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -84,7 +85,7 @@ pub struct Ids {
 
 #[derive(Debug, Default)]
 struct Inner {
-    current: RwLock<Option<Arc<Generator>>>,
+    current: watch::Sender<Option<Arc<Generator>>>,
     given: AtomicU64,
 }
 
@@ -115,7 +116,7 @@ impl Ids {
     /// # Errors
     /// [`IdsError`]; never waits.
     pub fn try_next(&self) -> Result<Id, IdsError> {
-        let current = self.inner.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.inner.current.borrow();
         let generator = current.as_ref().ok_or(IdsError::NoNumber)?;
         Ok(generator.try_next(clock::wall())?)
     }
@@ -134,7 +135,13 @@ impl Ids {
     /// Of the present worker numbers: for whoever wants to look only once. It refuses when the numbers change.
     #[must_use]
     pub fn generator(&self) -> Option<Arc<Generator>> {
-        self.inner.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.current.borrow().clone()
+    }
+
+    /// As [`Ids::generator`], now and whenever the worker numbers change.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Option<Arc<Generator>>> {
+        self.inner.current.subscribe()
     }
 
     /// What the metrics say.
@@ -169,7 +176,7 @@ impl Ids {
     }
 
     fn set(&self, generator: Option<Arc<Generator>>) {
-        *self.inner.current.write().unwrap_or_else(PoisonError::into_inner) = generator;
+        self.inner.current.send_replace(generator);
     }
 }
 

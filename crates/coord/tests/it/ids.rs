@@ -19,17 +19,18 @@ impl Giver {
         let (ids, stop) = (Ids::new(), CancellationToken::new());
         let task = tokio::spawn(ids.clone().run(coord.clone(), numbers, stop.clone()));
         let giver = Self { ids, stop, task };
-        giver.until(|ids| ids.generator().is_some()).await;
+        giver.until(|_| true).await;
         giver
     }
 
-    async fn until(&self, wanted: impl Fn(&Ids) -> bool) {
-        let reached = async {
-            while !wanted(&self.ids) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), reached).await.expect("the awaited state within 30 s");
+    /// Waits until it has worker numbers that are `wanted`.
+    async fn until(&self, wanted: impl Fn(&[u16]) -> bool) {
+        let mut numbers = self.ids.follow();
+        let reached = numbers.wait_for(|now| now.as_ref().is_some_and(|now| wanted(now.numbers())));
+        tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .expect("the awaited state within 30 s")
+            .expect("it lives");
     }
 
     fn numbers(&self) -> HashSet<u16> {
@@ -85,7 +86,7 @@ async fn trap_31_a_superseded_holder_takes_other_numbers() {
     coord.break_lease(&name, token).await.unwrap();
     let session = coord.session(Duration::from_secs(60)).await.unwrap();
     let _other = session.acquire(&name, &coord::LeaseOptions::default()).await.unwrap();
-    giver.until(|ids| ids.generator().is_some_and(|now| now.numbers() != [number])).await;
+    giver.until(|numbers| numbers != [number]).await;
     assert!(giver.ids.try_next().is_ok());
     giver.stop().await;
 }

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use coord::Coord;
 use coord::registry::{Directory, HoldParams, Record, Registrar, key};
+use coord::{Coord, Entry, Event, Update};
 use model::Roster;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -72,11 +72,19 @@ async fn a_registration_that_was_lost_is_made_again() {
     // The engine ends the session, as it does when renewals do not reach it.
     let close = coord::Command::CloseSession { session: first.session.unwrap() };
     fleet.coord.engine().call(close).await.unwrap();
+    let mut watch = fleet.coord.watch(&key("cart", "10.0.0.1:80"));
     let again = async {
         loop {
-            match entry(key("cart", "10.0.0.1:80")).await {
-                Some(entry) if entry.session != first.session => return,
-                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            let entries: Vec<Entry> = match watch.next().await {
+                Update::All { entries, .. } => entries,
+                Update::Changed(events) => {
+                    let put = |event| if let Event::Put { entry } = event { Some(entry) } else { None };
+                    events.into_iter().filter_map(put).collect()
+                }
+                Update::Stale(failure) => panic!("{failure}"),
+            };
+            if entries.iter().any(|entry| entry.session != first.session) {
+                return;
             }
         }
     };

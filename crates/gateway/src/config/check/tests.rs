@@ -230,7 +230,7 @@ fn a_service_finds_its_endpoints_in_exactly_one_way() {
     service(
         &json!({}),
         &expect![
-            "services.cart: the service does not say where its endpoints are; give exactly one of `endpoints`, `dns` and `file`"
+            "services.cart: the service does not say where its endpoints are; give exactly one of `endpoints`, `dns`, `file` and `registry`"
         ],
     );
     service(
