@@ -54,7 +54,7 @@ async fn over_tcp_nobody_gets_in_without_the_token() {
             let length = body.len();
             let head =
                 format!("POST /api/coord HTTP/1.1\r\nhost: x\r\n{token}content-length: {length}\r\n\r\n");
-            testkit::Client::connect(address).request(&format!("{head}{body}")).status
+            testkit::Client::connect(address).request(format!("{head}{body}")).status
         })
     };
     for wrong in ["", "authorization: Bearer secrex\r\n", "authorization: secret\r\n"] {
