@@ -2,6 +2,9 @@
 //! read head → classify → admit → attempt (retry, hedge) → deliver → observe.
 
 mod admit;
+mod pick;
+
+pub(crate) use pick::{Tried, pick_any};
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,10 +16,8 @@ use std::time::Duration;
 
 use model::{Deadline, Fault, Instant, Party, Ratio, Retry, Verdict};
 use policy::attempts::{Condition, Decision, Facts, Failure, Stop, decide};
-use policy::balance::Pick;
-use policy::breaker::{CallEnd, Permit};
+use policy::breaker::CallEnd;
 use policy::hedge::HedgeTimer;
-use policy::{Rng, Unavailable};
 
 use crate::answer::{After, Reason, Refusal, begin_head, end_head, refuse};
 use crate::codec::{Body, FieldStorage, Limits, Malformed, Method, Parsed, parse_request};
@@ -33,7 +34,7 @@ use crate::grpc::{Code, Messages};
 use crate::metrics::{ClientStage, Ending};
 use crate::quota;
 use crate::router::CompiledAction;
-use crate::service::{Degraded, View};
+use crate::service::Degraded;
 use admit::{Admitted, admit};
 
 /// What the connection does next.
@@ -404,96 +405,6 @@ fn hedge_of(request: &Request) -> Option<&HedgeTimer> {
     request.route().hedge.as_deref().filter(|_| request.fuse.is_none())
 }
 
-/// Endpoints that this request has been to, or could not go to.
-#[derive(Default)]
-pub(crate) struct Tried {
-    list: [u32; 16],
-    len: usize,
-}
-
-impl Tried {
-    pub(crate) fn push(&mut self, index: u32) {
-        if let Some(slot) = self.list.get_mut(self.len) {
-            *slot = index;
-            self.len += 1;
-        }
-    }
-
-    fn as_slice(&self) -> &[u32] {
-        &self.list[..self.len]
-    }
-}
-
-/// Asks the endpoint's breaker, then takes one of its places. What both grant is the attempt's to give back.
-fn enter(worker: &Worker, view: &View, index: u32, now: Instant, rng: &mut Rng) -> Result<Permit, Reason> {
-    let target = &view.targets[index as usize];
-    let permit = target.breaker.try_enter(worker.id, now, rng).map_err(|_| Reason::BreakerOpen)?;
-    if target.endpoint.try_start(now) {
-        return Ok(permit);
-    }
-    target.breaker.on_end(permit, now, CallEnd::Ignored, Duration::ZERO, rng);
-    Err(Reason::NoEndpoint)
-}
-
-/// Picks an endpoint whose breaker lets the attempt pass and that has room for it.
-fn pick(
-    worker: &Worker,
-    request: &Request,
-    view: &View,
-    tried: &mut Tried,
-    now: Instant,
-) -> Result<(u32, Permit), Reason> {
-    let rng = &mut *worker.rng.borrow_mut();
-    // A client's own endpoint comes first, unless this request has been there.
-    if let (Some(cookie), Some(sticky)) = (&request.sticky, &view.sticky) {
-        let facts = Pick { now, key: None, tried: tried.as_slice() };
-        if let Some(index) = sticky.find(cookie, &view.fleet, &facts) {
-            match enter(worker, view, index, now, rng) {
-                Ok(permit) => return Ok((index, permit)),
-                Err(_) => tried.push(index),
-            }
-        }
-    }
-    pick_any(worker, view, request.key, tried, now, rng)
-}
-
-/// Picks an endpoint that `key` or the balancer says.
-pub(crate) fn pick_any(
-    worker: &Worker,
-    view: &View,
-    key: Option<u64>,
-    tried: &mut Tried,
-    now: Instant,
-    rng: &mut Rng,
-) -> Result<(u32, Permit), Reason> {
-    let mut refused = Reason::NoEndpoint;
-    for _ in 0..8 {
-        let facts = Pick { now, key, tried: tried.as_slice() };
-        let Some(index) = view.balancer.pick(&view.fleet, &facts, rng) else { break };
-        match enter(worker, view, index, now, rng) {
-            Ok(permit) => return Ok((index, permit)),
-            Err(reason) if tried.as_slice().contains(&index) => return Err(reason),
-            Err(reason) => {
-                refused = reason;
-                tried.push(index);
-            }
-        }
-    }
-    // Where all became unavailable since the view was published, the next view will panic: no reason to refuse now.
-    let fleet = &view.fleet;
-    let lags = || fleet.candidates().iter().all(|index| !fleet.endpoint(*index).available());
-    if refused == Reason::NoEndpoint && view.params.panic_below.get() > 0.0 && lags() {
-        let usable = |index: &u32| !fleet.endpoint(*index).is_unavailable(Unavailable::Disabled);
-        let untried = |index: &u32| !tried.as_slice().contains(index);
-        for index in fleet.candidates().iter().copied().filter(usable).filter(untried) {
-            if let Ok(permit) = enter(worker, view, index, now, rng) {
-                return Ok((index, permit));
-            }
-        }
-    }
-    Err(refused)
-}
-
 /// Attempts until there is an answer to deliver, or nothing more to hope for.
 async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, AttemptError> {
     let Attempts { worker, request, view, retry, .. } = *way;
@@ -516,7 +427,7 @@ async fn find_answer(way: &Attempts<'_>, served: &mut Served) -> Result<Answer, 
             return Err(AttemptError::out_of_time(request, deadline));
         }
         let (index, permit) =
-            pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
+            pick::pick(worker, request, view, &mut tried, now).map_err(AttemptError::NoEndpoint)?;
         let flight = Flight::begin(worker, request, view, index, permit, now);
         tried.push(index);
         served.attempts += 1;
@@ -638,7 +549,7 @@ async fn hedged(
     let now = worker.tell_time();
     let budgets = [&*view.retry_budget, &*request.local.snapshot.retry_budget];
     // Picked before paid for, so that a hedge that has nowhere to go costs nothing.
-    let Ok((index, permit)) = pick(worker, request, view, tried, now) else { return first.await };
+    let Ok((index, permit)) = pick::pick(worker, request, view, tried, now) else { return first.await };
     let flight = Flight::begin(worker, request, view, index, permit, now);
     if tried.as_slice().contains(&index) || !policy::budget::try_retry_all(&budgets, now) {
         drop(flight);

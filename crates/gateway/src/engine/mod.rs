@@ -1,5 +1,6 @@
 //! What the road is made of: connections, attempts, bodies, timers, buffers; one worker a core.
 
+mod answer_head;
 pub(crate) mod attempt;
 pub(crate) mod buffers;
 pub(crate) mod classify;

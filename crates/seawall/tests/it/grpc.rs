@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use testkit::wait::{PATIENCE, wait_until};
 
 use crate::gate::{Gate, NUMB, RICH, refused};
-use crate::peer::{Answer, Doing, Manners, Peer, ask, block_on, connect, request};
+use crate::peer::{Answer, Doing, Manners, Peer, ask, block_on, connect, pace, request};
 
 /// A message of gRPC.
 fn message(body: &[u8]) -> Bytes {
@@ -41,7 +41,7 @@ async fn stream(respond: &mut SendResponse<Bytes>, messages: u32, pause: Duratio
     let Ok(mut send) = respond.send_response(response, false) else { return };
     for number in 0..messages {
         if number > 0 {
-            tokio::time::sleep(pause).await;
+            pace(pause).await;
         }
         if send.send_data(message(b"tea"), false).is_err() {
             return;
@@ -185,7 +185,7 @@ fn a_stream_may_be_silent_for_longer_than_any_answer() {
     let peer = Peer::start(Manners::default(), |_, mut respond| -> Doing {
         Box::pin(async move {
             // Silent before the head and between messages, longer than every time-out below.
-            tokio::time::sleep(Duration::from_millis(600)).await;
+            pace(Duration::from_millis(600)).await;
             stream(&mut respond, 2, Duration::from_millis(600), "0").await;
         })
     });

@@ -13,7 +13,7 @@ use testkit::wait::{PATIENCE, wait_until};
 use testkit::{Client, Reply, Upstream};
 
 use crate::gate::{Gate, NUMB, RICH, before, refused};
-use crate::peer::{Doing, Manners, Peer, ask, block_on, collect, connect, request, reset};
+use crate::peer::{Doing, Manners, Peer, ask, block_on, collect, connect, pace, request, reset};
 
 const CALM: u32 = 0xb;
 
@@ -629,7 +629,7 @@ fn a_slow_client_slows_the_endpoint_down() {
     });
     // Both windows, what a worker reads at once, and what lies in between: far from all.
     let bound = 2_000_000;
-    std::thread::sleep(Duration::from_millis(200));
+    testkit::wait::pace(Duration::from_millis(200));
     assert!(sent.load(std::sync::atomic::Ordering::Relaxed) < bound);
     // A little room lets a little more through.
     for stream in [0, 1] {
@@ -647,7 +647,7 @@ fn a_slow_endpoint_slows_an_upload_down() {
         Box::pin(async move {
             // It takes nothing until the client has given up pushing.
             let mut recv = request.into_body();
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            pace(Duration::from_millis(300)).await;
             let body = collect(&mut recv).await.map_or(0, |(body, _)| body.len());
             let response = Response::builder().header("x-got", body).body(()).expect("a head");
             let _ = respond.send_response(response, true);

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -15,6 +16,11 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+
+/// As [`testkit::wait::pace`], for an endpoint that is a task.
+pub(crate) async fn pace(span: Duration) {
+    let _ = tokio::time::timeout(span, std::future::pending::<()>()).await;
+}
 
 pub(crate) type Doing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
