@@ -536,7 +536,8 @@ impl Admission {
 
     /// A place that some worker keeps, if fewer than `bar` are in use.
     fn take_any(&self, bar: u32) -> bool {
-        self.bars.0.batch.load(Relaxed) > 0 && self.active() < bar && self.kept.iter().any(take_from)
+        // Also where workers keep none any more: a limit that has just come down finds what they kept before.
+        self.active() < bar && self.kept.iter().any(take_from)
     }
 }
 

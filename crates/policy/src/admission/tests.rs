@@ -273,6 +273,23 @@ fn nobody_has_too_much_while_a_lower_class_may_come_in() {
 }
 
 #[test]
+fn a_limit_that_has_come_down_strands_no_place_with_a_worker() {
+    for customer in [0, 7] {
+        let admission = Admission::new(&AdmissionParams::default(), 2, Instant::ORIGIN);
+        for request in 0..300 {
+            let (shard, now) = (request as usize / 3 % 2, Instant::from_millis(2 * request));
+            // One at a time, all of them refused by the service: the limit falls as low as it can.
+            let Entry::Enter(ticket) = admission.try_enter(shard, &who(Criticality::Critical, customer), now)
+            else {
+                panic!("request {request} with a limit of {}: {admission:?}", admission.limit())
+            };
+            let _ = admission.leave(shard, ticket, now, End::Dropped);
+        }
+        assert_eq!(admission.limit(), 2);
+    }
+}
+
+#[test]
 fn trap_16_the_limit_holds_for_the_process_not_for_each_worker() {
     for limit in [7, 500] {
         let admission = fixed(limit, 4);

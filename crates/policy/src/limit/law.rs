@@ -208,8 +208,14 @@ impl Law {
         let fewest = if self.phase == Phase::Up || self.base == 0.0 { SAMPLES_UP } else { *SAMPLES.start() };
         let times = if self.phase == Phase::Hold && !window.bound() { 2.0 } else { 1.0 };
         let mut wanted = (times * self.inside(window)).clamp(fewest, *SAMPLES.end());
-        if self.phase == Phase::Down && UNCLEAR.contains(&(window.rate() / self.rate)) {
-            wanted *= UNCLEAR_TIMES;
+        if self.phase == Phase::Down {
+            let held = window.rate() / self.rate;
+            if UNCLEAR.contains(&held) {
+                wanted *= UNCLEAR_TIMES;
+            } else if held < UNCLEAR.start {
+                // What is clear already need not cost any more.
+                wanted = wanted.min(SAMPLES_UP);
+            }
         }
         let shortest = SHORTEST.max(self.latency);
         let lasted = window.lasted as f64;
