@@ -268,6 +268,7 @@ pub(crate) fn classify(
                         &view,
                         compiled,
                         captures,
+                        facts.grpc,
                     );
                     Plan::Forward { view, service, head: wire }
                 }
@@ -466,6 +467,7 @@ fn write_head(
     view: &View,
     compiled: &crate::router::CompiledRoute,
     captures: &Captures,
+    grpc: bool,
 ) {
     out.extend_from_slice(head.method_text.as_bytes());
     out.push(b' ');
@@ -487,7 +489,8 @@ fn write_head(
         let drop = match field.id {
             FieldId::Other => local.snapshot.is_identity_header(field.name),
             FieldId::Cookie | FieldId::ContentType => false,
-            FieldId::Te if field.value.eq_ignore_ascii_case(b"trailers") => false,
+            // Of one hop, and yet what gRPC must say on each.
+            FieldId::Te if grpc && field.value.eq_ignore_ascii_case(b"trailers") => false,
             id => is_dropped(id),
         };
         if drop || compiled.removes_request_field(field.name) {

@@ -74,7 +74,7 @@ const CLASSICS: &[(&str, u16, &str)] = &[
     ("connect", 501, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"),
     ("version", 400, "GET / http/1.1\r\nHost: a\r\n\r\n"),
     ("version_unsupported", 505, "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
-    ("version_unsupported", 505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ("version_unsupported", 505, "PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     ("expect", 417, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\nContent-Length: 5\r\n\r\nhello"),
     (
         "upgrade_with_body",
