@@ -1,6 +1,6 @@
 //! Commands and watches over HTTP: how other processes of the machine use the engine that one of them keeps.
 //!
-//! * `POST /api/coord` with a [`Command`] as JSON answers a [`Reply`], or a [`Failure`] with status 400, 409, 410 or 503.
+//! * `POST /api/coord` with a [`Command`] as JSON answers a [`Reply`](crate::command::Reply), or a [`Failure`] with status 400, 409, 410 or 503.
 //! * `GET /api/coord/changes?prefix=…&history=…&revision=…` answers a line of JSON for each batch of changes, an empty batch
 //!   every second while there are none, and a last line `{"failure": …}` when the watch ends.
 //!
